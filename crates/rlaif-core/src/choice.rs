@@ -1,0 +1,340 @@
+//! Reading a verdict from a judge's words.
+//!
+//! [`parse_preference`] is the one place where text becomes a verdict. It is strict: words from
+//! which a choice cannot be told are [`Verdict::Unparseable`], an outcome that is counted, and
+//! never a default. (Peers have turned such answers into the lowest score, into 0.0 and, by an
+//! order flip of −1, into 2.)
+
+use std::sync::LazyLock;
+
+use regex_lite::Regex;
+use serde::{Deserialize, Serialize};
+
+/// What a judge's words say about a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The response shown as (A).
+    A,
+    /// The response shown as (B).
+    B,
+    /// Neither is better.
+    Tie,
+    /// Nothing can be read.
+    Unparseable,
+}
+
+impl Verdict {
+    /// The same verdict with the responses exchanged. Exchanging twice gives back the verdict;
+    /// a tie and an unreadable answer stay what they are.
+    #[must_use]
+    pub fn swapped(self) -> Self {
+        match self {
+            Verdict::A => Verdict::B,
+            Verdict::B => Verdict::A,
+            other => other,
+        }
+    }
+}
+
+/// The patterns, compiled once. They are literals, covered by the tests below, so a pattern that
+/// does not compile is dropped rather than allowed to abort a paid run.
+struct Patterns {
+    marked: Option<Regex>,
+    stated: Vec<Regex>,
+    leading: Option<Regex>,
+    bare: Option<Regex>,
+    comparative: Option<Regex>,
+    tie: Option<Regex>,
+    named: Option<Regex>,
+}
+
+/// A letter as judges decorate it: `A`, `(A)`, `[[A]]`, `**A**`, `"A"`, `` `A` ``.
+const LETTER: &str = r#"[\[\(\*"'`_\\{]{0,4}([AB])[\]\)\*"'`_}]{0,4}"#;
+/// What stands before a letter.
+const NOUN: &str = r"(?:(?:the )?(?:response|answer|option|assistant|completion|candidate|summary|output|choice|text|reply)s?\s+)?";
+
+static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
+    let compile = |text: &str| Regex::new(text).ok();
+    Patterns {
+        marked: compile(r"(?i)\[\[\s*([ABC]|tie)\s*\]\]|\[RESULT\]\s*\(?([ABC]|tie)\b|\\boxed\{\s*\(?([ABC])\)?\s*\}"),
+        stated: [
+            // "the answer is (A)", "final verdict: B", "my preference is Response A"
+            format!(r#"(?i)\b(?:answer|verdict|choice|preference|judge?ment|decision|winner|conclusion|result|preferred|better|best|chosen|selection)[^\n.;?!()]{{0,40}}?(?:\bis|\bwould be|:|=|"\s*:)\s*{NOUN}(?-i:{LETTER})(?:$|[^A-Za-z'’])"#),
+            // "I choose (B)", "I prefer response A"
+            format!(r"(?i)\bI(?:'d| would| will)?\s+(?:choose|prefer|pick|select|go with|favou?r)\s+{NOUN}(?-i:{LETTER})(?:$|[^A-Za-z'’])"),
+        ]
+        .iter()
+        .filter_map(|text| compile(text))
+        .collect(),
+        // A reply that opens with its verdict: "(A) because …", "B: it …", "Response A.\nIt …"
+        leading: compile(&format!(
+            r"^(?i:{NOUN})(?:\(([AB])\)|\*\*\(?([AB])\)?\*\*|\[([AB])\]|([AB])(?:[\):.,;\n]|\s*[—–-]\s))"
+        )),
+        bare: compile(&format!(r"^(?i:{NOUN}){LETTER}[.!]?$")),
+        // "(A) is better than (B)", "Response B is clearly more helpful"
+        comparative: compile(&format!(
+            r"(?i)(?:{NOUN})(?-i:{LETTER})\s+(?:is|was|seems|does|would be)\s+(?:(?:a|the|clearly|much|slightly|significantly|far|somewhat|overall|definitely|marginally)\s+)*(?:better|best|preferable|preferred|superior|stronger|safer|winner|more\s+\w+|less\s+(?:harmful|toxic|offensive|biased))"
+        )),
+        tie: compile(
+            r"(?i)^\W*(?:it(?:'s| is) )?(?:a )?(?:tie|draw|both|neither|equal|equally good|same)\W*$|\b(?:it is|it's|this is|verdict:|answer is|answer:|result:|call it) an? (?:tie|draw)\b|\b(?:verdict|answer|winner|result|choice)\b\W{1,4}(?:is )?(?:a )?(?:tie|draw|neither|both)\b|\bequally (?:good|bad|helpful|harmless|harmful)\b|\bboth (?:responses|answers) are (?:equal|the same|identical)",
+        ),
+        named: compile(r"\(([AB])\)"),
+    }
+});
+
+fn letter(text: &str) -> Option<Verdict> {
+    match text {
+        "A" | "a" => Some(Verdict::A),
+        "B" | "b" => Some(Verdict::B),
+        "C" | "c" => Some(Verdict::Tie),
+        other if other.eq_ignore_ascii_case("tie") => Some(Verdict::Tie),
+        _ => None,
+    }
+}
+
+fn first_group(captures: &regex_lite::Captures<'_>) -> Option<Verdict> {
+    (1..captures.len())
+        .find_map(|i| captures.get(i))
+        .and_then(|m| letter(m.as_str()))
+}
+
+/// The text behind a reasoning model's thoughts: what follows the last `</think>`. A text that
+/// opens `<think>` and never closes it has no answer yet, and gives the empty text.
+#[must_use]
+pub fn without_reasoning(text: &str) -> &str {
+    match text.rfind("</think>") {
+        Some(at) => &text[at + "</think>".len()..],
+        None if text.trim_start().starts_with("<think>") => "",
+        None => text,
+    }
+}
+
+/// Reads a verdict from a judge's words.
+///
+/// Rules, the first that applies decides: (1) what a reasoning model thought is left out; (2) a
+/// marked verdict (`[[A]]`, `[RESULT] B`, `\boxed{A}`), the last one; (3) a reply that is the
+/// letter alone; (4) a reply that opens with it; (5) a stated verdict ("the answer is (B)", the
+/// last one; a JSON field such as `"winner": "A"` reads the same); (6) a stated tie; (7) a
+/// comparison ("(A) is better"), where all such sentences agree; (8) the only letter named in
+/// round brackets. Anything else is [`Verdict::Unparseable`].
+///
+/// ```
+/// use rlaif_core::{Verdict, parse_preference};
+/// assert_eq!(parse_preference("(A)"), Verdict::A);
+/// assert_eq!(parse_preference("Both are fine, but the better answer is (B)."), Verdict::B);
+/// assert_eq!(parse_preference("A good question, and hard to say."), Verdict::Unparseable);
+/// ```
+#[must_use]
+pub fn parse_preference(text: &str) -> Verdict {
+    let text = without_reasoning(text).trim();
+    if text.is_empty() {
+        return Verdict::Unparseable;
+    }
+    let p = &*PATTERNS;
+    let last = |regex: &Regex| {
+        regex
+            .captures_iter(text)
+            .last()
+            .as_ref()
+            .and_then(first_group)
+    };
+
+    if let Some(verdict) = p.marked.as_ref().and_then(last) {
+        return verdict;
+    }
+    for regex in [&p.bare, &p.leading].into_iter().flatten() {
+        if let Some(verdict) = regex.captures(text).as_ref().and_then(first_group) {
+            return verdict;
+        }
+    }
+    let stated = p.stated.iter().flat_map(|regex| {
+        regex
+            .captures_iter(text)
+            .filter_map(|c| Some((c.get(0)?.end(), first_group(&c)?)))
+    });
+    if let Some((_, verdict)) = stated.max_by_key(|(end, _)| *end) {
+        return verdict;
+    }
+    if p.tie.as_ref().is_some_and(|regex| regex.is_match(text)) {
+        return Verdict::Tie;
+    }
+    for regex in [&p.comparative, &p.named].into_iter().flatten() {
+        let mut found = regex.captures_iter(text).filter_map(|c| first_group(&c));
+        if let Some(first) = found.next() {
+            return if found.all(|other| other == first) {
+                first
+            } else {
+                Verdict::Unparseable
+            };
+        }
+    }
+    Verdict::Unparseable
+}
+
+/// Reads which of several choices a text names, by their spellings; `None` where it names none or
+/// more than one.
+///
+/// Choices that are spelled as the letters A and B are read by [`parse_preference`]; others must
+/// open the text or close it, as a word of their own.
+#[must_use]
+pub fn read_choice(text: &str, choices: &[Vec<String>]) -> Option<usize> {
+    if is_letter_pair(choices) {
+        return match parse_preference(text) {
+            Verdict::A => Some(0),
+            Verdict::B => Some(1),
+            Verdict::Tie | Verdict::Unparseable => None,
+        };
+    }
+    let text = without_reasoning(text).trim();
+    let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+    let at = |place: &dyn Fn(&str) -> bool| {
+        let mut hits = (0..choices.len()).filter(|&i| {
+            choices[i]
+                .iter()
+                .map(|s| s.trim())
+                .any(|s| !s.is_empty() && place(s))
+        });
+        hits.next().filter(|_| hits.next().is_none())
+    };
+    let opens = |s: &str| {
+        text.strip_prefix(s)
+            .is_some_and(|rest| !is_word(rest.chars().next()))
+    };
+    let bare = text.trim_end_matches(|c: char| c.is_whitespace() || ".!*\"'`)]".contains(c));
+    let closes = |s: &str| {
+        let s = s.trim_end_matches([')', ']']);
+        bare.strip_suffix(s)
+            .is_some_and(|rest| !is_word(rest.chars().next_back()))
+    };
+    at(&opens).or_else(|| at(&closes))
+}
+
+/// True for two choices spelled with the letters A and B, in this order.
+#[must_use]
+pub fn is_letter_pair(choices: &[Vec<String>]) -> bool {
+    let spells = |choice: &[String], letter: &str| {
+        choice
+            .iter()
+            .any(|s| s.trim_matches(|c: char| !c.is_alphanumeric()) == letter)
+    };
+    matches!(choices, [a, b] if spells(a, "A") && spells(b, "B"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_pattern_compiles() {
+        let p = &*PATTERNS;
+        assert!(
+            [
+                &p.marked,
+                &p.leading,
+                &p.bare,
+                &p.comparative,
+                &p.tie,
+                &p.named
+            ]
+            .iter()
+            .all(|r| r.is_some())
+        );
+        assert_eq!(p.stated.len(), 2);
+    }
+
+    #[test]
+    fn verdicts_as_judges_write_them() {
+        use Verdict::{A, B, Tie, Unparseable};
+        let cases = [
+            ("A", A),
+            (" (B)", B),
+            ("(A).", A),
+            ("**B**", B),
+            ("Response A", A),
+            ("Option (B).", B),
+            ("(B) because it declines politely.", B),
+            ("A) It is safer.", A),
+            ("B: shorter and to the point", B),
+            ("A\n\nIt answers the question.", A),
+            ("The answer is (A).", A),
+            ("Answer: B", B),
+            ("So the answer is: (B", B),
+            ("**Final verdict:** A", A),
+            ("Final Answer: [[B]]", B),
+            ("[[A]]", A),
+            ("Some say [[A]], but on reflection [[B]]", B),
+            ("[[C]]", Tie),
+            ("Feedback: good.\n[RESULT] A", A),
+            ("{\"reason\": \"safer\", \"winner\": \"B\"}", B),
+            ("{\"verdict\": \"(A)\" /* sure */}", A),
+            ("I prefer response A, since B lies.", A),
+            ("I would choose (B).", B),
+            ("(A) is better than (B).", A),
+            ("Response B is clearly more helpful than Response A.", B),
+            ("While (A) is polite, the better response is (B).", B),
+            ("\\boxed{A}", A),
+            ("<think>(A) looks good. (A)!</think>(B)", B),
+            ("It's a tie.", Tie),
+            ("tie", Tie),
+            ("Both responses are equally good.", Tie),
+            ("", Unparseable),
+            ("A good response should be kind.", Unparseable),
+            ("As an AI, I can't judge this.", Unparseable),
+            ("(A) and (B) both have merits.", Unparseable),
+            (
+                "(A) is better in tone. (B) is better in content.",
+                Unparseable,
+            ),
+            ("<think>the answer is (A)", Unparseable),
+            ("I'm sorry, but I can't help with that.", Unparseable),
+            ("The better answer is a matter of taste.", Unparseable),
+            ("BOTH", Tie),
+            ("Bananas", Unparseable),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_preference(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_flip_never_makes_a_verdict_from_none() {
+        assert_eq!(Verdict::Unparseable.swapped(), Verdict::Unparseable);
+        assert_eq!(Verdict::Tie.swapped(), Verdict::Tie);
+        assert_eq!(Verdict::A.swapped(), Verdict::B);
+    }
+
+    #[test]
+    fn choices_other_than_letters() {
+        let numbers: Vec<Vec<String>> = (1..=10).map(|i| vec![i.to_string()]).collect();
+        assert_eq!(read_choice("10", &numbers), Some(9));
+        assert_eq!(read_choice("1", &numbers), Some(0));
+        assert_eq!(read_choice("Score: 7.", &numbers), Some(6));
+        assert_eq!(read_choice("somewhere between", &numbers), None);
+        let words = [
+            vec!["yes".to_owned(), "Yes".to_owned()],
+            vec!["no".to_owned()],
+        ];
+        assert_eq!(read_choice("Yes, it does.", &words), Some(0));
+        assert_eq!(read_choice("nothing", &words), None);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC{0,200}") {
+            let _ = parse_preference(&text);
+        }
+
+        #[test]
+        fn exchanging_the_letters_exchanges_the_verdict(
+            pick in prop::sample::select(vec!["({})", "The answer is ({}).", "[[{}]]", "{}", "I prefer {}."]),
+        ) {
+            let a = parse_preference(&pick.replace("{}", "A"));
+            let b = parse_preference(&pick.replace("{}", "B"));
+            prop_assert_eq!(a, Verdict::A);
+            prop_assert_eq!(a.swapped(), b);
+        }
+    }
+}

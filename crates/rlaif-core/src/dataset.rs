@@ -1,0 +1,1 @@
+//! Placeholder line while the module is written.

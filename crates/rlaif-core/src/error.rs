@@ -1,0 +1,58 @@
+//! Errors of files and data: each carries the facts (path, line, what was expected, what came).
+
+use std::path::{Path, PathBuf};
+
+/// Short for a result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can be wrong with a file that the user gave or that a run left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("cannot {action} `{path}`: {source}")]
+    Io {
+        /// `read`, `write`, `create` …
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A whole file is not what it should be.
+    #[error("`{path}` {problem}")]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, as the end of the sentence "FILE …".
+        problem: String,
+    },
+    /// A constitution is wrong at a place.
+    #[error("constitution `{path}`, {place}: {problem}")]
+    Constitution {
+        /// Which file.
+        path: PathBuf,
+        /// Line or principle.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another process works in the run folder.
+    #[error("run folder `{path}` is in use by another process")]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// An I/O error with what was being done to which file.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Vocabulary that every other crate shares: messages, models, constitutions, records, dataset
+//! files and the run folder.
+//!
+//! What is absent on purpose: no tensors, no sockets, no clocks, no global random state, and
+//! nothing is printed. A value here depends on its arguments and, where a path is given, on that
+//! file alone.
+
+pub mod choice;
+pub mod constitution;
+pub mod dataset;
+pub mod error;
+pub mod message;
+pub mod model;
+pub mod outcome;
+pub mod pairs;
+pub mod record;
+pub mod reward;
+pub mod run;
+pub mod seed;
+
+pub use choice::{Verdict, parse_preference};
+pub use constitution::{Constitution, Principle};
+pub use error::{Error, Result};
+pub use message::{Message, Role};
+pub use model::{
+    BoxFuture, CallContext, Capabilities, ChoiceLogprobs, ChoiceRequest, Completion, Evidence,
+    Finish, ItemId, LanguageModel, Model, ModelError, ModelId, SampleRequest, Sampling, Tokens,
+    Usage,
+};
+pub use outcome::{Outcome, Probability};
+pub use record::{
+    Candidate, Cost, Critique, Judgment, OrderResult, Preference, PresentationOrder, Provenance,
+    Rater, Revision,
+};
+pub use reward::{Reward, RewardError, Score, ScoreItem};
