@@ -60,7 +60,7 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         marked: compile(r"(?i)\[\[\s*([ABC]|tie)\s*\]\]|\[RESULT\]\s*\(?([ABC]|tie)\b|\\boxed\{\s*\(?([ABC])\)?\s*\}"),
         stated: [
             // "the answer is (A)", "final verdict: B", "my preference is Response A"
-            format!(r#"(?i)\b(?:answer|verdict|choice|preference|judge?ment|decision|winner|conclusion|result|preferred|better|best|chosen|selection)[^\n.;?!()]{{0,40}}?(?:\bis|\bwould be|:|=|"\s*:)\s*{NOUN}(?-i:{LETTER})(?:$|[^A-Za-z'’])"#),
+            format!(r#"(?i)\b(?:answer|verdict|choice|preference|judge?ment|decision|winner|conclusion|result|preferred|better|best|chosen|selection)[^\n.;?!()]{{0,40}}?(?:\bis|\bwould be|:|=|"\s*:)[\s\*"'_`]*{NOUN}(?-i:{LETTER})(?:$|[^A-Za-z'’])"#),
             // "I choose (B)", "I prefer response A"
             format!(r"(?i)\bI(?:'d| would| will)?\s+(?:choose|prefer|pick|select|go with|favou?r)\s+{NOUN}(?-i:{LETTER})(?:$|[^A-Za-z'’])"),
         ]
@@ -69,7 +69,7 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         .collect(),
         // A reply that opens with its verdict: "(A) because …", "B: it …", "Response A.\nIt …"
         leading: compile(&format!(
-            r"^(?i:{NOUN})(?:\(([AB])\)|\*\*\(?([AB])\)?\*\*|\[([AB])\]|([AB])(?:[\):.,;\n]|\s*[—–-]\s))"
+            r"^(?i:{NOUN})(?:(?:\(([AB])\)|\*\*\(?([AB])\)?\*\*|\[([AB])\])(?:$|[.:;,!\n]|\s+(?:because|since|as|for|[—–-])\s)|([AB])(?:[\):.,;\n]|\s+[—–-]\s))"
         )),
         bare: compile(&format!(r"^(?i:{NOUN}){LETTER}[.!]?$")),
         // "(A) is better than (B)", "Response B is clearly more helpful"
@@ -110,6 +110,17 @@ pub fn without_reasoning(text: &str) -> &str {
     }
 }
 
+/// True where a later line opens with the other letter: the text goes through both responses, so
+/// its opening letter is a heading and no verdict.
+fn lists_other(text: &str, verdict: Verdict) -> bool {
+    let other = if verdict == Verdict::A { 'B' } else { 'A' };
+    text.lines().skip(1).any(|line| {
+        let line = line.trim_start_matches(|c: char| c.is_whitespace() || "(*[".contains(c));
+        line.strip_prefix(other)
+            .is_some_and(|rest| rest.starts_with([')', ':', '.', ']', '*']))
+    })
+}
+
 /// Reads a verdict from a judge's words.
 ///
 /// Rules, the first that applies decides: (1) what a reasoning model thought is left out; (2) a
@@ -143,10 +154,18 @@ pub fn parse_preference(text: &str) -> Verdict {
     if let Some(verdict) = p.marked.as_ref().and_then(last) {
         return verdict;
     }
-    for regex in [&p.bare, &p.leading].into_iter().flatten() {
-        if let Some(verdict) = regex.captures(text).as_ref().and_then(first_group) {
-            return verdict;
-        }
+    let opening = |regex: &Option<Regex>| {
+        regex
+            .as_ref()
+            .and_then(|regex| regex.captures(text))
+            .as_ref()
+            .and_then(first_group)
+    };
+    if let Some(verdict) = opening(&p.bare) {
+        return verdict;
+    }
+    if let Some(verdict) = opening(&p.leading).filter(|verdict| !lists_other(text, *verdict)) {
+        return verdict;
     }
     let stated = p.stated.iter().flat_map(|regex| {
         regex
@@ -293,6 +312,8 @@ mod tests {
             ("The better answer is a matter of taste.", Unparseable),
             ("BOTH", Tie),
             ("Bananas", Unparseable),
+            ("A) is rude.\nB) is kind.", Unparseable),
+            ("(A): rude\n(B): kind\nThe answer is (B).", B),
         ];
         for (text, expected) in cases {
             assert_eq!(parse_preference(text), expected, "{text:?}");

@@ -15,13 +15,15 @@ pub mod outcome;
 pub mod pairs;
 pub mod record;
 pub mod reward;
+pub mod rowlog;
 pub mod run;
+pub mod script;
 pub mod seed;
 
 pub use choice::{Verdict, parse_preference};
 pub use constitution::{Constitution, Principle};
 pub use error::{Error, Result};
-pub use message::{Message, Role};
+pub use message::{Message, Prompt, Role};
 pub use model::{
     BoxFuture, CallContext, Capabilities, ChoiceLogprobs, ChoiceRequest, Completion, Evidence,
     Finish, ItemId, LanguageModel, Model, ModelError, ModelId, SampleRequest, Sampling, Tokens,

@@ -1,1 +1,362 @@
-//! Placeholder line while the module is written.
+//! The run folder: the stages' files, and a manifest with the hashes of whatever determined them.
+//!
+//! A stage whose inputs, configuration, seed and version are those of the manifest, and whose
+//! files are as it left them, is skipped. One process at a time works in a folder.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::seed::hex;
+
+/// Layout of the manifest; a newer one is refused.
+const FORMAT: u32 = 1;
+
+/// A file that a stage wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFile {
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+    /// Its lines.
+    pub rows: u64,
+}
+
+/// What determines a stage's result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageKey {
+    /// Hash of each input, by name.
+    pub inputs: BTreeMap<String, String>,
+    /// SHA-256 of the configuration.
+    pub config: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Version of rlaif.
+    pub version: String,
+}
+
+/// A finished stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageEntry {
+    /// Hash of each input, by name.
+    pub inputs: BTreeMap<String, String>,
+    /// SHA-256 of the configuration.
+    pub config: String,
+    /// The run's seed.
+    pub seed: u64,
+    /// Version of rlaif.
+    pub version: String,
+    /// Files written, by name.
+    pub outputs: BTreeMap<String, OutputFile>,
+    /// Rows by outcome.
+    pub outcomes: BTreeMap<String, u64>,
+}
+
+/// What is known of a run folder's files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Layout.
+    pub format: u32,
+    /// Finished stages, by name.
+    pub stages: BTreeMap<String, StageEntry>,
+}
+
+/// An open run folder; the lock is held until it is dropped.
+pub struct RunFolder {
+    path: PathBuf,
+    manifest: Manifest,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Opens or creates a folder, and locks it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where another process works in it, [`Error::Io`], or [`Error::Format`]
+    /// for a manifest that is damaged or newer than this version.
+    pub fn open(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path).map_err(Error::io("create", path))?;
+        let lock_path = path.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(Error::io("create", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::Locked {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(Error::io("lock", &lock_path)(source));
+            }
+        }
+        let manifest = Self::read_manifest(&path.join("manifest.json"))?;
+        Ok(RunFolder {
+            path: path.to_path_buf(),
+            manifest,
+            _lock: lock,
+        })
+    }
+
+    fn read_manifest(path: &Path) -> Result<Manifest> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Manifest {
+                    format: FORMAT,
+                    stages: BTreeMap::new(),
+                });
+            }
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        let fault = |problem: String| Error::Format {
+            path: path.to_path_buf(),
+            problem,
+        };
+        #[derive(Deserialize)]
+        struct FormatOnly {
+            format: u32,
+        }
+        let damaged = |e: serde_json::Error| {
+            fault(format!(
+                "is damaged ({e}); remove it and run again: finished rows are kept in `log/`"
+            ))
+        };
+        let FormatOnly { format } = serde_json::from_str(&text).map_err(damaged)?;
+        if format > FORMAT {
+            return Err(fault(format!(
+                "has format {format}, written by a newer rlaif (this one knows {FORMAT}); use that \
+                 version, or another folder"
+            )));
+        }
+        serde_json::from_str(&text).map_err(damaged)
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The manifest.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// True where the stage was finished with this key and its files are as it left them.
+    #[must_use]
+    pub fn is_current(&self, stage: &str, key: &StageKey) -> bool {
+        let Some(entry) = self.manifest.stages.get(stage) else {
+            return false;
+        };
+        let StageKey {
+            inputs,
+            config,
+            seed,
+            version,
+        } = key;
+        entry.inputs == *inputs
+            && entry.config == *config
+            && entry.seed == *seed
+            && entry.version == *version
+            && entry.outputs.iter().all(|(name, file)| {
+                sha256_file(&self.path.join(name)).is_ok_and(|hash| hash == file.sha256)
+            })
+    }
+
+    /// Records a finished stage.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn record(&mut self, stage: &str, entry: StageEntry) -> Result<()> {
+        self.manifest.stages.insert(stage.to_owned(), entry);
+        let path = self.path.join("manifest.json");
+        let mut text = serde_json::to_string_pretty(&self.manifest).map_err(|e| Error::Format {
+            path: path.clone(),
+            problem: format!("cannot be written: {e}"),
+        })?;
+        text.push('\n');
+        write_atomic(&path, text.as_bytes())
+    }
+}
+
+/// SHA-256 of a file's bytes, in hex.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sha256_file(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 1 << 16];
+    loop {
+        let n = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// Writes a file whole or not at all: into a temporary file beside it, synced, then renamed.
+///
+/// # Errors
+/// [`Error::Io`]; the file that was there before is untouched.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    persist(path, |sink| {
+        sink.write_all(bytes).map_err(Error::io("write", path))
+    })
+}
+
+/// Writes records as JSON lines, whole or not at all.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_lines<T: Serialize>(path: &Path, records: &[T]) -> Result<OutputFile> {
+    let mut text = Vec::new();
+    for record in records {
+        serde_json::to_writer(&mut text, record).map_err(|e| Error::Format {
+            path: path.to_path_buf(),
+            problem: format!("cannot be written: {e}"),
+        })?;
+        text.push(b'\n');
+    }
+    write_atomic(path, &text)?;
+    Ok(OutputFile {
+        sha256: crate::seed::sha256_hex(&text),
+        rows: records.len() as u64,
+    })
+}
+
+/// Lets `fill` write a temporary file, then puts it in its place.
+pub(crate) fn persist<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    let file = File::create(&temporary).map_err(Error::io("create", path))?;
+    let mut sink = BufWriter::new(file);
+    let result = fill(&mut sink).and_then(|value| {
+        let file = sink
+            .into_inner()
+            .map_err(|e| Error::io("write", path)(e.into_error()))?;
+        file.sync_all().map_err(Error::io("write", path))?;
+        fs::rename(&temporary, path).map_err(Error::io("replace", path))?;
+        Ok(value)
+    });
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(output: OutputFile) -> StageEntry {
+        StageEntry {
+            inputs: BTreeMap::from([("prompts".into(), "p".into())]),
+            config: "c".into(),
+            seed: 1,
+            version: "v".into(),
+            outputs: BTreeMap::from([("a.jsonl".into(), output)]),
+            outcomes: BTreeMap::new(),
+        }
+    }
+
+    fn key() -> StageKey {
+        StageKey {
+            inputs: BTreeMap::from([("prompts".into(), "p".into())]),
+            config: "c".into(),
+            seed: 1,
+            version: "v".into(),
+        }
+    }
+
+    #[test]
+    fn a_stage_is_current_until_anything_that_determines_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = RunFolder::open(folder.path()).unwrap();
+        assert!(!run.is_current("s", &key()));
+        let output = write_lines(&folder.path().join("a.jsonl"), &[1, 2]).unwrap();
+        run.record("s", entry(output)).unwrap();
+        assert!(run.is_current("s", &key()));
+        for changed in [
+            StageKey {
+                config: "d".into(),
+                ..key()
+            },
+            StageKey { seed: 2, ..key() },
+            StageKey {
+                version: "w".into(),
+                ..key()
+            },
+            StageKey {
+                inputs: BTreeMap::new(),
+                ..key()
+            },
+        ] {
+            assert!(!run.is_current("s", &changed), "{changed:?}");
+        }
+        drop(run);
+        let run = RunFolder::open(folder.path()).unwrap();
+        assert!(run.is_current("s", &key()));
+        fs::write(folder.path().join("a.jsonl"), "1\n3\n").unwrap();
+        assert!(!run.is_current("s", &key()));
+    }
+
+    #[test]
+    fn a_second_opening_is_refused_while_the_first_lasts() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RunFolder::open(folder.path()).unwrap();
+        let message = RunFolder::open(folder.path()).err().unwrap().to_string();
+        assert!(message.contains("in use"), "{message}");
+        drop(first);
+        RunFolder::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn damaged_and_newer_manifests_say_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        for (text, words) in [
+            ("{", "damaged"),
+            ("{\"format\": 99, \"stages\": {}}", "newer"),
+        ] {
+            fs::write(folder.path().join("manifest.json"), text).unwrap();
+            let message = RunFolder::open(folder.path()).err().unwrap().to_string();
+            assert!(
+                message.contains(words) && message.contains("manifest.json"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_atomic(&path, b"old").unwrap();
+        let failed: Result<()> = persist(&path, |sink| {
+            sink.write_all(b"half").unwrap();
+            Err(Error::Format {
+                path: path.clone(),
+                problem: "x".into(),
+            })
+        });
+        assert!(failed.is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

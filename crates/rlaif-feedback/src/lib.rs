@@ -1,1 +1,28 @@
-//! Room.
+//! Critique, revise, judge: text in, records out.
+//!
+//! Main functions: [`candidate::candidate`], [`critique::critique`], [`revise::revise`] and [`judge::judge`]. Each asks a
+//! [`rlaif_core::LanguageModel`] and returns a record; an answer that fails is a record with that
+//! outcome. An error means that every further call would fail alike.
+//!
+//! What is absent on purpose: this crate knows no endpoint, no tensor and no file, and draws no
+//! random number that does not derive from the item's seed.
+
+pub mod candidate;
+pub mod combine;
+pub mod critique;
+pub mod error;
+pub mod judge;
+pub mod revise;
+pub mod template;
+
+mod ask;
+
+pub use candidate::{CandidatesConfig, Sampler, candidate};
+pub use critique::{Critic, CritiqueConfig, Scope, critique};
+pub use error::FeedbackError;
+pub use judge::{Combine, Judge, JudgeConfig, Orders, Rationale, judge};
+pub use revise::{ReviseConfig, Reviser, revise};
+pub use template::{Purpose, Template};
+
+/// Version that provenance names.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

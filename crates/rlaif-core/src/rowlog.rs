@@ -1,0 +1,335 @@
+//! The row log: an append-only file in which each row is kept the moment it is finished.
+//!
+//! One line a record, `{"key": …, "record": …}`, in any order. The key is a hash of all that
+//! determines the record, so a log serves every later run that asks for the same thing: after a
+//! kill, after rows were added, after a setting was changed and changed back. The artefact is
+//! written from the log in row order, whole or not at all.
+//!
+//! Memory: keys and byte offsets. Records are read back from the file when they are needed.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::run::{OutputFile, persist};
+use crate::seed::hex;
+
+#[derive(Clone, Copy)]
+struct Place {
+    offset: u64,
+    len: usize,
+}
+
+/// An open row log. The newest record of a key counts.
+pub struct RowLog {
+    path: PathBuf,
+    file: Mutex<File>,
+    end: u64,
+    places: HashMap<String, Place>,
+    unsynced: usize,
+}
+
+#[derive(serde::Deserialize)]
+struct KeyOnly {
+    key: String,
+}
+
+#[derive(serde::Deserialize)]
+struct LineOf<R> {
+    record: R,
+}
+
+#[derive(Serialize)]
+struct LineRef<'a, R> {
+    key: &'a str,
+    record: &'a R,
+}
+
+/// Records between two calls of `fsync`: a process killed loses none (the system has them), a
+/// power cut at most so many.
+const SYNC_EVERY: usize = 64;
+
+impl RowLog {
+    /// Opens or creates a log. A last line that was cut off (a kill, a full disk) is removed; a
+    /// damaged line elsewhere is an error, since what stands behind it was paid for.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] with the damaged line.
+    pub fn open(path: &Path) -> Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(Error::io("open", path))?;
+        let mut places = HashMap::new();
+        let mut end = 0u64;
+        let mut reader = BufReader::new(&file);
+        let mut line = Vec::new();
+        let mut number = 0usize;
+        loop {
+            line.clear();
+            let n = reader
+                .read_until(b'\n', &mut line)
+                .map_err(Error::io("read", path))?;
+            if n == 0 {
+                break;
+            }
+            number += 1;
+            let whole = line.last() == Some(&b'\n');
+            match serde_json::from_slice::<KeyOnly>(&line) {
+                Ok(parsed) if whole => {
+                    places.insert(
+                        parsed.key,
+                        Place {
+                            offset: end,
+                            len: n,
+                        },
+                    );
+                    end += n as u64;
+                }
+                // Only the last line can lack its end, and only a cut can have taken it.
+                _ if !whole => break,
+                Ok(_) => break,
+                Err(e) => {
+                    return Err(Error::Format {
+                        path: path.to_path_buf(),
+                        problem: format!(
+                            "is damaged at line {number} ({e}); remove that line to go on with \
+                             the rest, or the file to begin again"
+                        ),
+                    });
+                }
+            }
+        }
+        file.set_len(end).map_err(Error::io("shorten", path))?;
+        file.seek(SeekFrom::Start(end))
+            .map_err(Error::io("read", path))?;
+        Ok(RowLog {
+            path: path.to_path_buf(),
+            file: Mutex::new(file),
+            end,
+            places,
+            unsynced: 0,
+        })
+    }
+
+    /// Number of keys held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// True where nothing is held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// The record of a key; `None` where there is none, or where it is no record of this kind any
+    /// more (an older version wrote it).
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn get<R: DeserializeOwned>(&self, key: &str) -> Result<Option<R>> {
+        let Some(place) = self.places.get(key) else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0u8; place.len];
+        let mut file = self
+            .file
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        file.seek(SeekFrom::Start(place.offset))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(Error::io("read", &self.path))?;
+        Ok(serde_json::from_slice::<LineOf<R>>(&bytes)
+            .ok()
+            .map(|line| line.record))
+    }
+
+    /// Keeps a record.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; what was kept before stays kept, and the file is cut back to it.
+    pub fn append<R: Serialize>(&mut self, key: &str, record: &R) -> Result<()> {
+        let mut bytes =
+            serde_json::to_vec(&LineRef { key, record }).map_err(|e| Error::Format {
+                path: self.path.clone(),
+                problem: format!("cannot hold a record: {e}"),
+            })?;
+        bytes.push(b'\n');
+        let file = self
+            .file
+            .get_mut()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let end = self.end;
+        let written = file
+            .seek(SeekFrom::Start(end))
+            .and_then(|_| file.write_all(&bytes));
+        if let Err(source) = written {
+            // Half a line would be taken for damage once another line stands behind it.
+            let _ = file.set_len(end);
+            return Err(Error::io("write", &self.path)(source));
+        }
+        self.places.insert(
+            key.to_owned(),
+            Place {
+                offset: end,
+                len: bytes.len(),
+            },
+        );
+        self.end += bytes.len() as u64;
+        self.unsynced += 1;
+        if self.unsynced >= SYNC_EVERY {
+            file.sync_data().map_err(Error::io("write", &self.path))?;
+            self.unsynced = 0;
+        }
+        Ok(())
+    }
+
+    /// Writes an artefact: the records of `keys` in their order, each as the lines that `expand`
+    /// makes of it. The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] where a key is not held.
+    pub fn write_artifact<R: DeserializeOwned>(
+        &self,
+        keys: &[String],
+        out: &Path,
+        mut expand: impl FnMut(R) -> Vec<serde_json::Value>,
+    ) -> Result<OutputFile> {
+        persist(out, |sink| {
+            let mut hasher = Sha256::new();
+            let mut rows = 0u64;
+            for key in keys {
+                let record: R = self.get(key)?.ok_or_else(|| Error::Format {
+                    path: self.path.clone(),
+                    problem: format!("lacks the record of key `{key}`"),
+                })?;
+                for value in expand(record) {
+                    let mut line = value.to_string().into_bytes();
+                    line.push(b'\n');
+                    hasher.update(&line);
+                    sink.write_all(&line).map_err(Error::io("write", out))?;
+                    rows += 1;
+                }
+            }
+            Ok(OutputFile {
+                sha256: hex(&hasher.finalize()),
+                rows,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(n: usize) -> Vec<String> {
+        (0..n).map(|i| format!("k{i}")).collect()
+    }
+
+    fn artifact(log: &RowLog, n: usize, out: &Path) -> (OutputFile, String) {
+        let made = log
+            .write_artifact(&keys(n), out, |v: serde_json::Value| vec![v])
+            .unwrap();
+        (made, fs::read_to_string(out).unwrap())
+    }
+
+    #[test]
+    fn a_log_cut_at_any_byte_resumes_to_the_same_artifact() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log/x.jsonl");
+        let record = |i: usize| serde_json::json!({"row": i, "text": format!("zwölf \n {i}")});
+        {
+            let mut log = RowLog::open(&path).unwrap();
+            // Finished out of order; the artefact is in row order all the same.
+            for i in [2usize, 0, 3, 1] {
+                log.append(&format!("k{i}"), &record(i)).unwrap();
+            }
+        }
+        let whole = fs::read(&path).unwrap();
+        let out = folder.path().join("out.jsonl");
+        let (expected, text) = artifact(&RowLog::open(&path).unwrap(), 4, &out);
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.starts_with("{\"row\":0"));
+        for cut in 0..=whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let mut log = RowLog::open(&path).unwrap();
+            let complete = whole[..cut].iter().filter(|b| **b == b'\n').count();
+            assert_eq!(log.len(), complete, "cut at {cut}");
+            for i in 0..4 {
+                let key = format!("k{i}");
+                if log.get::<serde_json::Value>(&key).unwrap().is_none() {
+                    log.append(&key, &record(i)).unwrap();
+                }
+            }
+            assert_eq!(artifact(&log, 4, &out).0, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn damage_before_the_end_names_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        fs::write(
+            &path,
+            "{\"key\":\"a\",\"record\":1}\n{broken\n{\"key\":\"b\",\"record\":2}\n",
+        )
+        .unwrap();
+        let message = RowLog::open(&path).err().unwrap().to_string();
+        assert!(
+            message.contains("line 2") && message.contains("x.jsonl"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn the_newest_record_of_a_key_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        let mut log = RowLog::open(&path).unwrap();
+        log.append("a", &1).unwrap();
+        log.append("a", &2).unwrap();
+        assert_eq!(log.get::<u32>("a").unwrap(), Some(2));
+        drop(log);
+        assert_eq!(
+            RowLog::open(&path).unwrap().get::<u32>("a").unwrap(),
+            Some(2)
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_file() {
+        // /dev/full fails every write with "no space left on device".
+        let file = OpenOptions::new()
+            .write(true)
+            .read(true)
+            .open("/dev/full")
+            .unwrap();
+        let mut log = RowLog {
+            path: "run/log/judge.jsonl".into(),
+            file: Mutex::new(file),
+            end: 0,
+            places: HashMap::new(),
+            unsynced: 0,
+        };
+        let error = log.append("a", &1).unwrap_err();
+        assert!(error.to_string().contains("run/log/judge.jsonl"), "{error}");
+        assert!(log.is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! What a run will ask, before anything is asked.
+
+use rlaif_core::Constitution;
+use rlaif_core::dataset::Dataset;
+use rlaif_feedback::{Judge, Rationale, Scope};
+use serde::Serialize;
+
+use crate::recipe::{Compare, Recipe};
+
+/// What one stage will ask.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StagePlan {
+    /// Its name.
+    pub stage: &'static str,
+    /// The model's name in the recipe.
+    pub model: String,
+    /// Rows, at most.
+    pub rows: usize,
+    /// Calls, at most.
+    pub calls: u64,
+    /// Prompt tokens in all, estimated: four bytes a token, responses at half of their limit.
+    pub prompt_tokens: u64,
+    /// Most tokens that can be generated in all.
+    pub max_completion_tokens: u64,
+    /// Most that it can cost, where the model has a price.
+    pub max_usd: Option<f64>,
+}
+
+/// Bytes of English text to a token, the usual rule of thumb.
+const BYTES_A_TOKEN: u64 = 4;
+/// Tokens of a shipped template's own words, rounded up.
+const TEMPLATE_TOKENS: u64 = 250;
+
+/// Estimates every stage of a recipe.
+#[must_use]
+pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> Vec<StagePlan> {
+    let n = prompts.rows.len() as u64;
+    let tokens = |bytes: usize| (bytes as u64).div_ceil(BYTES_A_TOKEN);
+    let prompt_tokens: u64 =
+        prompts.rows.iter().map(|row| tokens(row.prompt.to_text().len())).sum();
+    let mean_prompt = prompt_tokens.checked_div(n).unwrap_or(0);
+    let all: u64 = constitution
+        .principles
+        .iter()
+        .map(|p| tokens(p.critique.len().max(p.preference.len())))
+        .sum();
+    let principles = |scope: Scope| match scope {
+        Scope::All => all,
+        Scope::Sampled => all / constitution.principles.len().max(1) as u64,
+    };
+    let shots = |k: usize, turns: usize| -> u64 {
+        let chats = &constitution.few_shots;
+        let total: u64 = chats
+            .iter()
+            .flat_map(|chat| chat.iter().take(turns))
+            .map(|m| tokens(m.content.len()))
+            .sum();
+        total * k.min(chats.len()) as u64 / chats.len().max(1) as u64
+    };
+    let mut plans = Vec::new();
+    let mut add = |stage, model: &str, rows: u64, calls: u64, per_call: u64, generated: u64| {
+        plans.push(StagePlan {
+            stage,
+            model: model.to_owned(),
+            rows: rows as usize,
+            calls,
+            prompt_tokens: calls * per_call,
+            max_completion_tokens: calls * generated,
+            max_usd: price(recipe, model, calls * per_call, calls * generated),
+        });
+    };
+    let draws = recipe.candidates.as_ref().map_or(1, |c| u64::from(c.n));
+    let response = recipe.candidates.as_ref().map_or(256, |c| u64::from(c.sampling.max_new_tokens));
+    let half = response / 2;
+    if let Some(c) = &recipe.candidates {
+        add("candidates", &c.model, n * draws, n * draws, mean_prompt, response);
+    }
+    if let Some(c) = &recipe.critique {
+        let per = mean_prompt + half + principles(c.principles) + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
+        let generated = u64::from(c.sampling.max_new_tokens);
+        add("critique", &c.model, n * draws, n * draws, per, generated);
+    }
+    if let Some(c) = &recipe.revise {
+        let steps = u64::from(c.steps);
+        let per = mean_prompt + 2 * half + shots(c.few_shots, 6) + TEMPLATE_TOKENS;
+        let generated = u64::from(c.sampling.max_new_tokens);
+        // A chain of k steps takes k revisions and k − 1 further critiques.
+        let calls = n * draws * (2 * steps - 1);
+        add("revise", &c.model, n * draws, calls, per, generated);
+    }
+    if let Some(c) = &recipe.judge {
+        let pairs = match recipe.pairs.compare {
+            Compare::Revision => n * draws,
+            Compare::Candidates => {
+                let all = draws * draws.saturating_sub(1) / 2;
+                let each = match recipe.pairs.select.as_str() {
+                    "adjacent" => draws.saturating_sub(1),
+                    other => other
+                        .strip_prefix("random:")
+                        .and_then(|k| k.parse::<u64>().ok())
+                        .map_or(all, |k| k.min(all)),
+                };
+                n * each
+            }
+        };
+        let per = mean_prompt + 2 * half + principles(c.principles) + TEMPLATE_TOKENS;
+        let generated = match c.rationale {
+            Rationale::None => 16,
+            _ => u64::from(c.rationale_tokens),
+        };
+        let calls = pairs * u64::from(Judge::calls_per_pair(c));
+        add("judge", &c.model, pairs, calls, per, generated);
+    }
+    plans
+}
+
+#[cfg(feature = "remote")]
+fn price(recipe: &Recipe, model: &str, prompt: u64, generated: u64) -> Option<f64> {
+    let price = recipe.models.get(model)?.price.as_ref()?;
+    Some(
+        (prompt as f64 * price.prompt_usd_per_mtok
+            + generated as f64 * price.completion_usd_per_mtok)
+            / 1e6,
+    )
+}
+
+#[cfg(not(feature = "remote"))]
+fn price(_: &Recipe, _: &str, _: u64, _: u64) -> Option<f64> {
+    None
+}

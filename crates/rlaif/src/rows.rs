@@ -1,0 +1,230 @@
+//! One function runs rows: many in flight, each kept the moment it is finished, stoppable at any
+//! time, and never asked twice for the same thing.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::stream::{self, StreamExt};
+use rlaif_core::rowlog::RowLog;
+use rlaif_core::{Candidate, Critique, Judgment, ModelError, Outcome, Revision, seed};
+use rlaif_feedback::FeedbackError;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::progress::Progress;
+
+/// A record that ended somehow.
+pub trait Ended: Serialize + DeserializeOwned + Send {
+    /// How.
+    fn outcome(&self) -> Outcome;
+    /// Why it failed, in words.
+    fn error(&self) -> Option<String>;
+    /// What it cost.
+    fn cost(&self) -> rlaif_core::Cost;
+}
+
+macro_rules! ended {
+    ($($record:ty),*) => {$(
+        impl Ended for $record {
+            fn outcome(&self) -> Outcome {
+                self.outcome
+            }
+            fn error(&self) -> Option<String> {
+                self.error.clone()
+            }
+            fn cost(&self) -> rlaif_core::Cost {
+                self.cost
+            }
+        }
+    )*};
+}
+ended!(Candidate, Critique, Revision);
+
+impl Ended for Judgment {
+    fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    fn error(&self) -> Option<String> {
+        self.orders.iter().find_map(|o| o.error.clone())
+    }
+
+    fn cost(&self) -> rlaif_core::Cost {
+        self.cost
+    }
+}
+
+/// What a run of rows came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// All rows.
+    pub rows: usize,
+    /// Rows by outcome; every outcome is present.
+    pub outcomes: BTreeMap<&'static str, usize>,
+    /// Rows taken from an earlier run of the same thing.
+    pub reused: usize,
+    /// Calls of the rows taken from an earlier run.
+    pub cached_calls: u64,
+}
+
+impl Tally {
+    /// Rows with this outcome.
+    #[must_use]
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
+    }
+}
+
+/// Asked to stop: no new row begins, rows in flight end.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// True once asked.
+    #[must_use]
+    pub fn is_requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Limits and listeners of a run of rows.
+pub struct RunOptions<'a> {
+    /// Stage, for progress and errors.
+    pub stage: &'a str,
+    /// Rows in flight.
+    pub concurrency: usize,
+    /// Share of rows that may fail, in [0, 1].
+    pub max_failed: f64,
+    /// Listener.
+    pub progress: &'a dyn Progress,
+    /// Stops the run.
+    pub stop: &'a Stop,
+}
+
+/// A row's key in the log: all that determines its record, and nothing that does not.
+#[must_use]
+pub fn row_key(parts: &[&str]) -> String {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    seed::sha256_hex(&bytes)
+}
+
+/// How many rows may fail from the start, with none answered, before the endpoint counts as down.
+const DOWN_AFTER: usize = 8;
+
+/// Runs `row` over all items that the log does not hold yet, `concurrency` at a time, and appends
+/// each record as it is finished. Records with an open outcome (`failed`) are kept for this run's
+/// file, and asked again by the next run.
+///
+/// Memory: keys, and the records in flight.
+///
+/// # Errors
+/// [`Error::Stopped`] where the run was stopped or a model cannot be asked at all; what is
+/// finished is in the log. [`Error::TooManyFailed`] is left to the caller, who has the artefact.
+pub async fn for_each_row<T, R, F, Fut>(
+    items: Vec<(String, T)>,
+    log: &mut RowLog,
+    options: &RunOptions<'_>,
+    row: F,
+) -> Result<Tally, Error>
+where
+    R: Ended,
+    F: Fn(T) -> Fut,
+    Fut: Future<Output = Result<R, FeedbackError>>,
+{
+    let mut tally = Tally { rows: items.len(), ..Tally::default() };
+    for outcome in Outcome::ALL {
+        tally.outcomes.insert(outcome.as_str(), 0);
+    }
+    let mut open = Vec::new();
+    for (key, item) in items {
+        match log.get::<R>(&key)? {
+            Some(record) if !record.outcome().is_open() => {
+                *tally.outcomes.entry(record.outcome().as_str()).or_default() += 1;
+                tally.reused += 1;
+                tally.cached_calls += u64::from(record.cost().calls);
+            }
+            _ => open.push((key, item)),
+        }
+    }
+    let total = tally.rows;
+    options.progress.start(options.stage, total, total - open.len());
+    let row = &row;
+    let mut rows = stream::iter(open)
+        .take_while(|_| futures::future::ready(!options.stop.is_requested()))
+        .map(|(key, item)| async move { (key, row(item).await) })
+        .buffer_unordered(options.concurrency.max(1));
+    let mut cause: Option<ModelError> = None;
+    let (mut answered, mut failed_first) = (tally.reused, 0usize);
+    while let Some((key, result)) = rows.next().await {
+        match result {
+            Ok(record) => {
+                let outcome = record.outcome();
+                log.append(&key, &record)?;
+                *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
+                options.progress.row(outcome);
+                if outcome == Outcome::Failed {
+                    failed_first += 1;
+                    if answered == 0 && failed_first >= DOWN_AFTER && cause.is_none() {
+                        options.stop.request();
+                        cause = Some(ModelError::Exhausted {
+                            attempts: failed_first as u32,
+                            last: record.error().unwrap_or_default(),
+                        });
+                    }
+                } else {
+                    answered += 1;
+                }
+            }
+            Err(FeedbackError::Stop(error)) => {
+                options.stop.request();
+                cause.get_or_insert(error);
+            }
+            Err(error) => {
+                options.stop.request();
+                return Err(error.into());
+            }
+        }
+    }
+    options.progress.finish(options.stage);
+    let done: usize = tally.outcomes.values().sum();
+    if done < total || cause.is_some() {
+        return Err(Error::Stopped { stage: options.stage.to_owned(), done, total, cause });
+    }
+    Ok(tally)
+}
+
+/// The gate on failed rows: an answer that came but could not be used is an outcome of its own
+/// and does not count here; a row without any answer does.
+///
+/// # Errors
+/// [`Error::TooManyFailed`].
+pub fn check_failed(
+    stage: &str,
+    tally: &Tally,
+    max_failed: f64,
+    reason: impl FnOnce() -> String,
+) -> Result<(), Error> {
+    let failed = tally.count(Outcome::Failed);
+    if failed as f64 > max_failed * tally.rows as f64 {
+        return Err(Error::TooManyFailed {
+            stage: stage.to_owned(),
+            failed,
+            total: tally.rows,
+            allowed: max_failed,
+            reason: reason(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! judge: candidates and revisions → judgments of pairs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rlaif_core::pairs::{Pairs, pairs};
+use rlaif_core::{Candidate, Constitution, Judgment, Model, Outcome, Prompt, Revision, seed};
+use rlaif_feedback::{Judge, JudgeConfig, Purpose, judge};
+
+use super::{Context, StageReport, StageSpec, fixed, line, read_records, run_stage, template};
+use crate::error::Error;
+use crate::recipe::Compare;
+use crate::rows::row_key;
+
+/// The stage's file.
+pub const FILE: &str = "judgments.jsonl";
+
+/// A pair waiting for judgment.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// Its id.
+    pub id: String,
+    /// The conversation up to the responses.
+    pub prompt: Prompt,
+    /// The response given first.
+    pub response_a: String,
+    /// The response given second.
+    pub response_b: String,
+}
+
+/// A judge as a recipe or a command line describes it; `folder` holds template files.
+///
+/// # Errors
+/// A template that is wrong.
+pub fn judge_of(
+    config: &JudgeConfig,
+    model: Model,
+    constitution: &Constitution,
+    folder: &Path,
+    seed: u64,
+) -> Result<Judge, Error> {
+    let pair = template(&config.template, Purpose::Pair, folder)?;
+    Ok(Judge::new(model, constitution.clone(), config.clone(), Some(pair), seed)?)
+}
+
+/// All that determines a judgment beside its pair.
+#[must_use]
+pub fn settings(judge: &Judge) -> String {
+    let config = JudgeConfig {
+        // The model's id and the template's hash stand for their names in a recipe.
+        model: String::new(),
+        template: String::new(),
+        ..judge.config.clone()
+    };
+    fixed(&(
+        judge.model.id(),
+        judge.template_hash(),
+        judge.constitution.hash(),
+        config,
+        judge.seed,
+    ))
+}
+
+/// Key of one judgment in the row log.
+#[must_use]
+pub fn key(settings: &str, pair: &Pair) -> String {
+    let prompt = fixed(&pair.prompt);
+    row_key(&["judge", settings, &pair.id, &prompt, &pair.response_a, &pair.response_b])
+}
+
+/// Judges one pair.
+///
+/// # Errors
+/// As [`judge`].
+pub async fn judge_pair(
+    by: &Judge,
+    pair: Pair,
+) -> Result<Judgment, rlaif_feedback::FeedbackError> {
+    judge(by, &pair.id, &pair.prompt, &pair.response_a, &pair.response_b).await
+}
+
+/// The last revision of each chain with the response that the chain began with. The response
+/// that stands first is drawn, so that "first" carries no information about which is revised.
+fn revision_pairs(revisions: Vec<Revision>, run_seed: u64) -> Vec<Pair> {
+    let mut chains: Vec<(String, Revision, String)> = Vec::new();
+    for revision in revisions.into_iter().filter(|r| r.outcome == Outcome::Decided) {
+        match chains.last_mut() {
+            Some((id, last, _)) if *id == revision.id => *last = revision,
+            _ => chains.push((revision.id.clone(), revision.clone(), revision.original)),
+        }
+    }
+    chains
+        .into_iter()
+        .map(|(id, last, original)| {
+            let flip = seed::unit(seed::derive(run_seed, &["pairs", &id])) < 0.5;
+            let (response_a, response_b) =
+                if flip { (last.text, original) } else { (original, last.text) };
+            Pair { id, prompt: last.prompt, response_a, response_b }
+        })
+        .collect()
+}
+
+fn candidate_pairs(
+    candidates: Vec<Candidate>,
+    select: &Pairs,
+    run_seed: u64,
+) -> Result<Vec<Pair>, Error> {
+    let mut of_prompt: Vec<(String, Vec<Candidate>)> = Vec::new();
+    for c in candidates.into_iter().filter(|c| c.outcome == Outcome::Decided) {
+        match of_prompt.last_mut() {
+            Some((id, list)) if *id == c.id => list.push(c),
+            _ => of_prompt.push((c.id.clone(), vec![c])),
+        }
+    }
+    let mut all = Vec::new();
+    for (id, list) in of_prompt {
+        let pair_seed = seed::derive(run_seed, &["pairs", &id]);
+        for (i, j) in pairs(list.len(), select, None, pair_seed)? {
+            all.push(Pair {
+                id: format!("{id}/{}-{}", list[i].draw, list[j].draw),
+                prompt: list[i].prompt.clone(),
+                response_a: list[i].completion.clone(),
+                response_b: list[j].completion.clone(),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// Judges the pairs that the recipe asks for.
+///
+/// # Errors
+/// As [`run_stage`].
+pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageReport, Error> {
+    let folder = cx.recipe.path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let seed = cx.recipe.seed;
+    let by = judge_of(config, cx.model(&config.model)?, cx.constitution, &folder, seed)?;
+    let wanted = &cx.recipe.pairs;
+    let (left, pairs) = match wanted.compare {
+        Compare::Revision => {
+            let file = super::revise::FILE;
+            (file, revision_pairs(read_records(&cx.file(file))?, seed))
+        }
+        Compare::Candidates => {
+            let file = super::candidates::FILE;
+            let select: Pairs = wanted.select.parse()?;
+            (file, candidate_pairs(read_records(&cx.file(file))?, &select, seed)?)
+        }
+    };
+    let settings = settings(&by);
+    let items: Vec<_> = pairs.into_iter().map(|p| (key(&settings, &p), p)).collect();
+    let hash = rlaif_core::run::sha256_file(&cx.file(left))?;
+    let spec = StageSpec {
+        name: "judge",
+        output: FILE,
+        inputs: BTreeMap::from([(left.to_owned(), hash)]),
+        config: format!("{settings}\n{}", fixed(wanted)),
+        max_failed: cx.recipe.max_failed,
+        concurrency: cx.recipe.concurrency,
+        seed,
+        progress: cx.progress,
+        stop: cx.stop,
+    };
+    let by = &by;
+    run_stage(
+        cx.folder,
+        spec,
+        items,
+        |pair| async move { judge_pair(by, pair).await },
+        |record: &Judgment| line(record),
+    )
+    .await
+}
