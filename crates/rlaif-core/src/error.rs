@@ -37,6 +37,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// A value is none of those that are known.
+    #[error("expected {expected}, got `{got}`")]
+    Value {
+        /// What would do.
+        expected: &'static str,
+        /// What came.
+        got: String,
+    },
     /// Another process works in the run folder.
     #[error("run folder `{path}` is in use by another process")]
     Locked {

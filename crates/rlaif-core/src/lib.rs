@@ -9,6 +9,7 @@ pub mod choice;
 pub mod constitution;
 pub mod dataset;
 pub mod error;
+pub mod export;
 pub mod message;
 pub mod model;
 pub mod outcome;

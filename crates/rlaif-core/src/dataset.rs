@@ -1,1 +1,0 @@
-//! Placeholder line while the module is written.

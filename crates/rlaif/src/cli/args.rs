@@ -1,0 +1,282 @@
+//! Arguments. The texts here are the help that teaches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Align a language model with a written constitution instead of an annotation team.
+#[derive(Parser)]
+#[command(version, propagate_version = true, max_term_width = 100, after_help = "\
+Examples:
+  rlaif judge pairs.jsonl --constitution default.toml \\
+      --critic http://localhost:8000/v1#judge --out labels.jsonl
+  rlaif init my-run && rlaif plan my-run/recipe.toml && rlaif run my-run/recipe.toml
+
+Exit codes: 0 done, 1 a gate failed or the run was stopped (resumable), 2 a fault in what was
+given, 3 a fault of the environment.")]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Args, Clone)]
+pub struct Global {
+    /// Print one JSON object on standard output when done; progress goes to standard error.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Seed of every random choice (a recipe has its own).
+    #[arg(long, global = true)]
+    pub seed: Option<u64>,
+    /// Threads that handle connections.
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Write a commented recipe, a constitution and example prompts to start from.
+    Init(InitArgs),
+    /// Check a recipe and say what a run would ask: stages, calls, tokens, cost.
+    Plan(PlanArgs),
+    /// Run a recipe's stages; a second run does only what changed, a stopped one goes on.
+    Run(RunArgs),
+    /// Let a critic hold responses against a constitution.
+    Critique(CritiqueArgs),
+    /// Let a policy rewrite responses in the light of critiques.
+    Revise(ReviseArgs),
+    /// Let a judge compare pairs of responses under a constitution.
+    Judge(JudgeArgs),
+    /// Write a run's preferences for another tool.
+    Export(ExportArgs),
+    /// Write one self-contained HTML page on a run, or on a file of labels.
+    Report(ReportArgs),
+}
+
+#[derive(Args)]
+pub struct InitArgs {
+    /// Folder to write into; files that exist are kept.
+    pub dir: PathBuf,
+    /// Where the models come from.
+    #[arg(long, value_enum, default_value_t = JudgeKind::Local)]
+    pub judge: JudgeKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum JudgeKind {
+    /// A hosted API; the key comes from an environment variable.
+    Api,
+    /// A server on this machine (vLLM, llama.cpp, `transformers serve`).
+    Local,
+}
+
+#[derive(Args)]
+pub struct PlanArgs {
+    /// The recipe.
+    pub recipe: PathBuf,
+    /// Replace a key of the recipe, as in `--set judge.orders=given`; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    /// The recipe.
+    pub recipe: PathBuf,
+    /// Run folder [default: `run` beside the recipe].
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Run these stages only (candidates, critique, revise, judge, preferences).
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Begin at this stage.
+    #[arg(long, value_name = "STAGE")]
+    pub from: Option<String>,
+    /// End after this stage.
+    #[arg(long, value_name = "STAGE")]
+    pub until: Option<String>,
+    /// Replace a key of the recipe, as in `--set judge.orders=given`; repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Which model, as on every verb that asks one.
+#[derive(Args, Clone)]
+pub struct EndpointArgs {
+    /// The model's name, where the URL does not end in `#NAME`.
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+    /// Environment variable that holds the key; the key itself is never an argument.
+    #[arg(long, value_name = "VAR")]
+    pub api_key_env: Option<String>,
+    /// Rows in flight.
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub concurrency: usize,
+    /// Share of rows that may fail (no answer at all) before the exit code says so.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
+    pub max_failed: f64,
+    /// Seconds to wait for one answer.
+    #[arg(long, value_name = "SECS", default_value_t = 120)]
+    pub timeout: u64,
+    /// Answers sampled where the endpoint gives no log-probabilities.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub draws: u32,
+}
+
+#[derive(Args, Clone)]
+pub struct FilesArgs {
+    /// Rows: JSONL, JSON or Parquet, plain or .gz. Columns: see the README.
+    pub input: PathBuf,
+    /// A constitution: TOML, the published JSON form, or a supplied name such as default.toml.
+    #[arg(long, value_name = "FILE")]
+    pub constitution: PathBuf,
+    /// File to write (.jsonl, .jsonl.gz or .parquet).
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Folder that keeps finished rows between runs [default: beside the output].
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// At most so many rows of the input.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScopeArg {
+    /// One principle a row, drawn by weight.
+    Sampled,
+    /// The whole constitution.
+    All,
+}
+
+impl From<ScopeArg> for rlaif::Scope {
+    fn from(arg: ScopeArg) -> Self {
+        match arg {
+            ScopeArg::Sampled => rlaif::Scope::Sampled,
+            ScopeArg::All => rlaif::Scope::All,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct CritiqueArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The critic: `http://host:port/v1#NAME`.
+    #[arg(long, visible_alias = "judge", value_name = "MODEL")]
+    pub critic: String,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Principles that a response is held against.
+    #[arg(long, value_enum, default_value_t = ScopeArg::All)]
+    pub principles: ScopeArg,
+    /// `structured`, `cai`, or a template file.
+    #[arg(long, value_name = "NAME", default_value = "structured")]
+    pub template: String,
+}
+
+#[derive(Args)]
+pub struct ReviseArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The policy that rewrites: `http://host:port/v1#NAME`.
+    #[arg(long, value_name = "MODEL")]
+    pub policy: String,
+    /// The critic, where the rows hold no critique yet or for more than one step.
+    #[arg(long, visible_alias = "judge", value_name = "MODEL")]
+    pub critic: Option<String>,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Critiques and revisions in a chain, from 1 to 16.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub steps: u32,
+    /// Temperature of the policy.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Most tokens of a revision.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_new_tokens: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OrdersArg {
+    /// Each pair twice, the second time exchanged: position bias is measured and removed.
+    Both,
+    /// As given only: half the calls, position bias left in.
+    Given,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RationaleArg {
+    /// No reason: one call an order.
+    None,
+    /// A reason after the verdict: one more call a pair.
+    After,
+    /// Reasoning before the verdict: two calls an order, labels clamped to [0.4, 0.6].
+    First,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CombineArg {
+    /// Mean of log-odds: an additive position bias cancels exactly.
+    Logit,
+    /// Mean of probabilities (Lee et al. 2023).
+    Probability,
+}
+
+#[derive(Args)]
+pub struct JudgeArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The judge: `http://host:port/v1#NAME`.
+    #[arg(long, visible_alias = "judge", value_name = "MODEL")]
+    pub critic: String,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Presentation orders.
+    #[arg(long, value_enum, default_value_t = OrdersArg::Both)]
+    pub orders: OrdersArg,
+    /// How two orders become one probability.
+    #[arg(long, value_enum, default_value_t = CombineArg::Logit)]
+    pub combine: CombineArg,
+    /// When the judge says why.
+    #[arg(long, value_enum, default_value_t = RationaleArg::None)]
+    pub rationale: RationaleArg,
+    /// Principles by which a pair is judged.
+    #[arg(long, value_enum, default_value_t = ScopeArg::Sampled)]
+    pub principles: ScopeArg,
+    /// `pair`, or a template file.
+    #[arg(long, value_name = "NAME", default_value = "pair")]
+    pub template: String,
+    /// A probability this near to one half is a tie.
+    #[arg(long, value_name = "X", default_value_t = 0.02)]
+    pub tie_margin: f64,
+    /// Pairs of a row with more than two completions: all, adjacent, best-worst, random:N.
+    #[arg(long, value_name = "WHICH", default_value = "all")]
+    pub pairs: String,
+    /// Write an HTML page on the labels as well.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// A run folder, or a file that `rlaif judge` wrote.
+    pub run: PathBuf,
+    /// trl, openrlhf, verl, distilabel or jsonl.
+    #[arg(long, value_name = "TOOL", default_value = "trl")]
+    pub to: String,
+    /// File to write (.jsonl, .jsonl.gz, .parquet) [default: in the run folder's `export`].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// A run folder, or a file that `rlaif judge` wrote.
+    pub run: PathBuf,
+    /// Page to write [default: report.html in the run folder or beside the file].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}

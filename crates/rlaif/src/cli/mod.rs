@@ -1,0 +1,58 @@
+//! Verbs, their arguments, and how results and errors are shown.
+#![allow(clippy::print_stdout, clippy::print_stderr)] // showing is what this module is for
+
+mod args;
+mod loose;
+mod models;
+mod run;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Verb};
+
+/// Parses the arguments and runs the verb.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cli.global.threads.unwrap_or(2).max(1))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("error: cannot start threads: {e}");
+            return ExitCode::from(3);
+        }
+    };
+    let json = cli.global.json;
+    match runtime.block_on(dispatch(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            show::error(&error, json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
+    let global = cli.global;
+    match cli.verb {
+        Verb::Init(args) => run::init(&args),
+        Verb::Plan(args) => run::plan(&args, &global),
+        Verb::Run(args) => run::run(&args, &global).await,
+        Verb::Critique(args) => loose::critique(&args, &global).await,
+        Verb::Revise(args) => loose::revise(&args, &global).await,
+        Verb::Judge(args) => loose::judge(&args, &global).await,
+        Verb::Export(args) => run::export(&args, &global),
+        Verb::Report(args) => run::report(&args, &global),
+    }
+}

@@ -1,0 +1,94 @@
+//! The figures that verbs print and reports show: counts, and statistics from `rlaif-eval`.
+
+use rlaif_core::{Judgment, Outcome};
+use serde::Serialize;
+
+use crate::rows::Tally;
+
+/// What `--json` ends with for `critique`, `revise` and `judge`; scripts rely on these names.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// All rows.
+    pub rows: usize,
+    /// Rows with a verdict.
+    pub decided: usize,
+    /// Rows as good as each other.
+    pub tie: usize,
+    /// Rows that the model declined to decide.
+    pub abstained: usize,
+    /// Rows whose answer could not be read.
+    pub unparseable: usize,
+    /// Rows that the model refused.
+    pub refused: usize,
+    /// Rows whose answer was cut off.
+    pub truncated: usize,
+    /// Rows without an answer.
+    pub failed: usize,
+    /// Rows not reached.
+    pub not_run: usize,
+    /// Calls answered in this run.
+    pub calls: u64,
+    /// Attempts made again in this run.
+    pub retries: u64,
+    /// Calls taken from an earlier run instead of being made.
+    pub cached: u64,
+    /// Money spent in this run; `null` where a model has no price.
+    pub usd: Option<f64>,
+    /// Money of calls whose answer was lost; `null` where a model has no price.
+    pub usd_unsettled: Option<f64>,
+    /// Prompt tokens of this run, by the servers' count.
+    pub prompt_tokens: u64,
+    /// Generated tokens of this run, by the servers' count.
+    pub completion_tokens: u64,
+    /// Time of this run.
+    pub wall_secs: f64,
+    /// Rows of this run a second, those taken from an earlier one left out.
+    pub rows_per_sec: f64,
+}
+
+impl Totals {
+    /// From rows counted, and the time that they took.
+    #[must_use]
+    pub fn new(tally: &Tally, wall_secs: f64) -> Self {
+        let fresh = tally.rows.saturating_sub(tally.reused);
+        Totals {
+            rows: tally.rows,
+            decided: tally.count(Outcome::Decided),
+            tie: tally.count(Outcome::Tie),
+            abstained: tally.count(Outcome::Abstained),
+            unparseable: tally.count(Outcome::Unparseable),
+            refused: tally.count(Outcome::Refused),
+            truncated: tally.count(Outcome::Truncated),
+            failed: tally.count(Outcome::Failed),
+            not_run: tally.count(Outcome::NotRun),
+            cached: tally.cached_calls,
+            wall_secs,
+            rows_per_sec: if wall_secs > 0.0 { fresh as f64 / wall_secs } else { 0.0 },
+            ..Totals::default()
+        }
+    }
+
+    /// Adds what an endpoint counted.
+    #[cfg(feature = "remote")]
+    pub fn add_stats(&mut self, stats: &rlaif_client::Stats) {
+        self.calls += stats.calls;
+        self.retries += stats.retries;
+        self.prompt_tokens += stats.prompt_tokens;
+        self.completion_tokens += stats.completion_tokens;
+        if let Some(usd) = stats.usd {
+            *self.usd.get_or_insert(0.0) += usd;
+        }
+    }
+}
+
+/// Rows by outcome in one line: `46 decided, 3 tie, 1 unparseable`.
+#[must_use]
+pub fn outcome_line(judgments: &[Judgment]) -> String {
+    let parts: Vec<String> = Outcome::ALL
+        .iter()
+        .map(|o| (judgments.iter().filter(|j| j.outcome == *o).count(), o))
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, o)| format!("{n} {o}"))
+        .collect();
+    if parts.is_empty() { "no rows".into() } else { parts.join(", ") }
+}
