@@ -1,0 +1,168 @@
+//! Length preference: whether a judge prefers the longer response.
+
+use rlaif_core::{Judgment, Outcome};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, all_valid, at_least, same_len};
+use crate::interval::Proportion;
+
+/// Length of a text in words: its parts between white space. Scripts without spaces come out short;
+/// both sides of a pair are usually in one script, which is what a difference needs.
+#[must_use]
+pub fn words(text: &str) -> usize {
+    text.split_whitespace().count()
+}
+
+/// Change of the log-odds of winning for each unit of x.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogOddsSlope {
+    /// Log-odds per unit of x; 0.01 per word means odds 2.7 times as high at 100 words more.
+    pub slope: f64,
+    /// Standard error, from the Fisher information at the maximum.
+    pub std_error: f64,
+    /// Rows.
+    pub n: u64,
+}
+
+/// Logistic regression through the origin: P(yᵢ = 1) = σ(β xᵢ).
+///
+/// β maximizes the likelihood, Σ xᵢ (yᵢ − σ(β xᵢ)) = 0, and its standard error is
+/// 1/√(Σ xᵢ² σᵢ (1 − σᵢ)). No intercept: xᵢ is the difference between the two sides of a pair, and
+/// exchanging the sides (x → −x, y → 1 − y) must not change β.
+///
+/// # Errors
+/// Fewer than two rows; lists of different lengths; a value that is not finite; x that is 0
+/// throughout; x whose sign predicts y without an error, where β has no finite maximum.
+pub fn log_odds_slope(x: &[f64], won: &[bool]) -> Result<LogOddsSlope> {
+    const NAME: &str = "the log-odds slope";
+    same_len(NAME, x.len(), won.len())?;
+    at_least(NAME, 2, x.len())?;
+    all_valid(NAME, "finite values", x, f64::is_finite)?;
+    let undefined = |reason| Error::Undefined {
+        statistic: NAME,
+        reason,
+    };
+    // In units of the largest |x|, steps and tolerances mean the same for words and characters.
+    let unit = x.iter().fold(0.0f64, |most, v| most.max(v.abs()));
+    if unit == 0.0 {
+        return Err(undefined("x is 0 in every row"));
+    }
+    // Towards the side that won: the likelihood is Π σ(β zᵢ).
+    let z: Vec<f64> = x
+        .iter()
+        .zip(won)
+        .map(|(x, &won)| if won { x / unit } else { -x / unit })
+        .collect();
+    if z.iter().all(|&z| z >= 0.0) || z.iter().all(|&z| z <= 0.0) {
+        return Err(undefined("the sign of x predicts every row"));
+    }
+    // The derivative of the log-likelihood, Σ z σ(−β z), falls in β; information is −its slope.
+    let sigmoid = |t: f64| {
+        let e = (-t.abs()).exp();
+        if t >= 0.0 {
+            1.0 / (1.0 + e)
+        } else {
+            e / (1.0 + e)
+        }
+    };
+    let gradient = |beta: f64| z.iter().map(|z| z * sigmoid(-beta * z)).sum::<f64>();
+    let information = |beta: f64| {
+        z.iter()
+            .map(|z| z * z * sigmoid(beta * z) * sigmoid(-beta * z))
+            .sum::<f64>()
+    };
+
+    // Bracket the root, then Newton steps that fall back on halving: Newton alone may run away.
+    let direction = if gradient(0.0) >= 0.0 { 1.0 } else { -1.0 };
+    let mut far = 1.0;
+    while gradient(direction * far) * direction > 0.0 {
+        far *= 2.0;
+        if !f64::is_finite(far) {
+            return Err(undefined("the maximum of the likelihood is out of range"));
+        }
+    }
+    let (mut low, mut high) = if direction > 0.0 {
+        (0.0, far)
+    } else {
+        (-far, 0.0)
+    };
+    let mut beta = 0.0;
+    for _ in 0..200 {
+        let g = gradient(beta);
+        if g > 0.0 {
+            low = beta;
+        } else {
+            high = beta;
+        }
+        let newton = beta + g / information(beta);
+        let next = if newton > low && newton < high {
+            newton
+        } else {
+            0.5 * (low + high)
+        };
+        let moved = (next - beta).abs();
+        beta = next;
+        if moved <= 1e-15 * beta.abs() {
+            break;
+        }
+    }
+    let std_error = 1.0 / information(beta).sqrt();
+    all_valid(
+        NAME,
+        "finite results",
+        &[beta / unit, std_error / unit],
+        f64::is_finite,
+    )?;
+    Ok(LogOddsSlope {
+        slope: beta / unit,
+        std_error: std_error / unit,
+        n: x.len() as u64,
+    })
+}
+
+/// Whether a judge prefers the longer response. Figures of one judge on one set of pairs: where
+/// longer responses *are* better they say nothing against it, so read them beside those of people.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LengthPreference {
+    /// Share of decided pairs of different length where the longer response (in words) won;
+    /// `null` without such pairs.
+    pub longer_won: Option<Proportion>,
+    /// Decided pairs of equal length; outside the share.
+    pub equal_length: u64,
+    /// Log-odds per word of difference; `null` where it is not defined (see [`log_odds_slope`]).
+    pub slope_per_word: Option<LogOddsSlope>,
+}
+
+/// Length preference over the decided judgments; `None` where none is decided.
+#[must_use]
+pub fn length_preference(judgments: &[Judgment]) -> Option<LengthPreference> {
+    let pairs: Vec<(f64, bool)> = judgments
+        .iter()
+        .filter_map(|j| {
+            let first_won = first_won(j)?;
+            let difference = words(&j.response_a) as f64 - words(&j.response_b) as f64;
+            Some((difference, first_won))
+        })
+        .collect();
+    if pairs.is_empty() {
+        return None;
+    }
+    let (difference, won): (Vec<f64>, Vec<bool>) = pairs.iter().copied().unzip();
+    Some(LengthPreference {
+        longer_won: Proportion::of(
+            pairs
+                .iter()
+                .filter(|(d, _)| *d != 0.0)
+                .map(|(d, won)| (*d > 0.0) == *won),
+        ),
+        equal_length: pairs.iter().filter(|(d, _)| *d == 0.0).count() as u64,
+        slope_per_word: log_odds_slope(&difference, &won).ok(),
+    })
+}
+
+/// Whether the response given first won; `None` unless the judgment is decided and its probability
+/// leans to a side.
+pub(crate) fn first_won(judgment: &Judgment) -> Option<bool> {
+    let p = judgment.p_first.get()?;
+    (judgment.outcome == Outcome::Decided && p != 0.5).then_some(p > 0.5)
+}
