@@ -46,9 +46,9 @@ pub enum Error {
         got: String,
     },
     /// Another process works in the run folder.
-    #[error("run folder `{path}` is in use by another process")]
+    #[error("`{path}` is in use by another process")]
     Locked {
-        /// The folder.
+        /// The folder or file.
         path: PathBuf,
     },
 }

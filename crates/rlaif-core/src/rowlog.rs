@@ -61,7 +61,8 @@ impl RowLog {
     /// damaged line elsewhere is an error, since what stands behind it was paid for.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Format`] with the damaged line.
+    /// [`Error::Locked`] where another process has it open; [`Error::Io`]; [`Error::Format`] with
+    /// the damaged line.
     pub fn open(path: &Path) -> Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -73,6 +74,15 @@ impl RowLog {
             .truncate(false)
             .open(path)
             .map_err(Error::io("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(Error::Locked {
+                    path: path.to_path_buf(),
+                });
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(Error::io("lock", path)(source)),
+        }
         let mut places = HashMap::new();
         let mut end = 0u64;
         let mut reader = BufReader::new(&file);

@@ -90,13 +90,18 @@ impl RlaifAgent {
         response_a: &str,
         response_b: &str,
     ) -> Result<Judgment, Error> {
-        self.wait(self.inner.generate_preference_data(prompt, response_a, response_b))
+        self.wait(
+            self.inner
+                .generate_preference_data(prompt, response_a, response_b),
+        )
     }
 }
 
 impl From<crate::RlaifAgent> for RlaifAgent {
     fn from(inner: crate::RlaifAgent) -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         RlaifAgent { inner, runtime }
     }
 }

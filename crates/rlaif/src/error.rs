@@ -54,7 +54,9 @@ pub enum Error {
         cause: Option<ModelError>,
     },
     /// More rows failed than the run allows.
-    #[error("{failed} of {total} rows of `{stage}` failed, more than the allowed share of {allowed}")]
+    #[error(
+        "{failed} of {total} rows of `{stage}` failed, more than the allowed share of {allowed}"
+    )]
     TooManyFailed {
         /// Which stage.
         stage: String,
@@ -72,7 +74,10 @@ pub enum Error {
 impl Error {
     /// A fault of what the user gave, with advice.
     pub fn input(problem: impl Into<String>, advice: impl Into<String>) -> Self {
-        Error::Input { problem: problem.into(), advice: advice.into() }
+        Error::Input {
+            problem: problem.into(),
+            advice: advice.into(),
+        }
     }
 
     /// 1 a gate failed or a run stopped early, 2 the user's fault, 3 the environment's or ours.
@@ -80,13 +85,14 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::TooManyFailed { .. } | Error::Stopped { cause: None, .. } => 1,
-            Error::Stopped { cause: Some(cause), .. } | Error::Feedback(FeedbackError::Stop(cause)) => {
-                match cause {
-                    ModelError::BudgetReached => 1,
-                    ModelError::Rejected { .. } => 2,
-                    _ => 3,
-                }
+            Error::Stopped {
+                cause: Some(cause), ..
             }
+            | Error::Feedback(FeedbackError::Stop(cause)) => match cause {
+                ModelError::BudgetReached => 1,
+                ModelError::Rejected { .. } => 2,
+                _ => 3,
+            },
             Error::Core(rlaif_core::Error::Io { source, .. })
                 if source.kind() != std::io::ErrorKind::NotFound =>
             {
@@ -117,7 +123,9 @@ impl Error {
             Error::Stopped { cause: None, .. } => {
                 "give the same command again to go on from here".into()
             }
-            Error::Stopped { cause: Some(cause), .. } => model_advice(cause),
+            Error::Stopped {
+                cause: Some(cause), ..
+            } => model_advice(cause),
             Error::Feedback(FeedbackError::Stop(cause)) => model_advice(cause),
             Error::TooManyFailed { reason, .. } => format!(
                 "the commonest reason was: {reason}; mend it and give the same command again (only \
@@ -130,11 +138,11 @@ impl Error {
 
 fn model_advice(cause: &ModelError) -> String {
     match cause {
-        ModelError::Rejected { status: 401 | 403, .. } => {
-            "check the key: `--api-key-env VAR` (or `api_key_env` in the recipe) names the \
+        ModelError::Rejected {
+            status: 401 | 403, ..
+        } => "check the key: `--api-key-env VAR` (or `api_key_env` in the recipe) names the \
              environment variable that holds it"
-                .into()
-        }
+            .into(),
         ModelError::Rejected { status: 404, .. } => {
             "check the base URL (it usually ends in /v1) and the model's name".into()
         }

@@ -1,8 +1,13 @@
 //! The figures that verbs print and reports show: counts, and statistics from `rlaif-eval`.
 
-use rlaif_core::{Judgment, Outcome};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use rlaif_core::{Judgment, Outcome, Verdict};
+use rlaif_eval::{JudgeSummary, Proportion};
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::rows::Tally;
 
 /// What `--json` ends with for `critique`, `revise` and `judge`; scripts rely on these names.
@@ -63,7 +68,11 @@ impl Totals {
             not_run: tally.count(Outcome::NotRun),
             cached: tally.cached_calls,
             wall_secs,
-            rows_per_sec: if wall_secs > 0.0 { fresh as f64 / wall_secs } else { 0.0 },
+            rows_per_sec: if wall_secs > 0.0 {
+                fresh as f64 / wall_secs
+            } else {
+                0.0
+            },
             ..Totals::default()
         }
     }
@@ -90,5 +99,77 @@ pub fn outcome_line(judgments: &[Judgment]) -> String {
         .filter(|(n, _)| *n > 0)
         .map(|(n, o)| format!("{n} {o}"))
         .collect();
-    if parts.is_empty() { "no rows".into() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "no rows".into()
+    } else {
+        parts.join(", ")
+    }
+}
+
+/// The statistics of a judge's labels; `labels` holds P(first better) by row id, of whoever
+/// labeled the input.
+///
+/// # Errors
+/// None that judgments written by this tool can cause; it is passed on rather than hidden.
+pub fn summary(
+    judgments: &[Judgment],
+    labels: &BTreeMap<String, f64>,
+) -> Result<JudgeSummary, Error> {
+    let side = |j: &Judgment| {
+        labels.get(&j.id).map(|p| match p.total_cmp(&0.5) {
+            Ordering::Greater => Verdict::A,
+            Ordering::Less => Verdict::B,
+            Ordering::Equal => Verdict::Tie,
+        })
+    };
+    let sides: Vec<Option<Verdict>> = judgments.iter().map(side).collect();
+    let labels = (!labels.is_empty()).then_some(sides.as_slice());
+    JudgeSummary::from_judgments(judgments, labels)
+        .map_err(|e| Error::input(format!("the labels cannot be summarized: {e}"), ""))
+}
+
+fn share(p: &Proportion) -> String {
+    format!("{:.3} [{:.3}, {:.3}] of {}", p.share, p.low, p.high, p.n)
+}
+
+/// The summary in words, a line a figure, each with its 95 % interval; what is not defined is
+/// left out.
+#[must_use]
+pub fn lines(summary: &JudgeSummary) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(position) = &summary.position {
+        lines.push(format!(
+            "position inconsistency {}: the same position won twice",
+            share(&position.inconsistency)
+        ));
+        let error = position
+            .logit
+            .std_error
+            .map(|e| format!(" ± {e:.2}"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "position logit {:+.2}{error}: mean log-odds towards the first shown",
+            position.logit.mean
+        ));
+    }
+    if let Some(longer) = summary.length.as_ref().and_then(|l| l.longer_won.as_ref()) {
+        lines.push(format!("the longer response won {}", share(longer)));
+    }
+    if let Some(human) = &summary.human {
+        if let Some(agreement) = &human.agreement {
+            lines.push(format!(
+                "agreement with the file's labels {}",
+                share(agreement)
+            ));
+        }
+        if let Some(single) = &human.single_order {
+            lines.push(format!("agreement of single orders {}", share(single)));
+        }
+        if let (Some(brier), Some(ece)) = (human.brier, human.ece) {
+            lines.push(format!(
+                "Brier {brier:.3}, ECE {ece:.3} (a coin has 0.250 and 0)"
+            ));
+        }
+    }
+    lines
 }

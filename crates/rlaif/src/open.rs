@@ -55,7 +55,10 @@ impl IntoModel for &Path {
         } else {
             "it is neither a URL such as `http://localhost:8000/v1#name` nor a folder"
         };
-        Err(Error::Open { model: self.display().to_string(), problem: problem.into() })
+        Err(Error::Open {
+            model: self.display().to_string(),
+            problem: problem.into(),
+        })
     }
 }
 
@@ -83,7 +86,9 @@ where
 {
     fn into_model(self) -> Result<Model, Error> {
         let model: Arc<dyn LanguageModel> =
-            Arc::new(ScriptedModel::new("closure", move |messages| Ok(self(messages))));
+            Arc::new(ScriptedModel::new("closure", move |messages| {
+                Ok(self(messages))
+            }));
         Ok(model)
     }
 }
@@ -96,7 +101,9 @@ fn remote(url: &str) -> Result<Model, Error> {
         problem: e.to_string(),
     };
     let config = rlaif_client::EndpointConfig::from_url(url).map_err(fault)?;
-    Ok(Arc::new(rlaif_client::Endpoint::open(config).map_err(fault)?))
+    Ok(Arc::new(
+        rlaif_client::Endpoint::open(config).map_err(fault)?,
+    ))
 }
 
 #[cfg(not(feature = "remote"))]

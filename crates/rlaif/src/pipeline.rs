@@ -42,8 +42,14 @@ impl Selection {
     fn takes(&self, stage: &str) -> bool {
         let at = |name: &str| STAGES.iter().position(|s| *s == name);
         (self.only.is_empty() || self.only.iter().any(|s| s == stage))
-            && self.from.as_deref().is_none_or(|from| at(stage) >= at(from))
-            && self.until.as_deref().is_none_or(|until| at(stage) <= at(until))
+            && self
+                .from
+                .as_deref()
+                .is_none_or(|from| at(stage) >= at(from))
+            && self
+                .until
+                .as_deref()
+                .is_none_or(|until| at(stage) <= at(until))
     }
 }
 

@@ -36,8 +36,11 @@ const TEMPLATE_TOKENS: u64 = 250;
 pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> Vec<StagePlan> {
     let n = prompts.rows.len() as u64;
     let tokens = |bytes: usize| (bytes as u64).div_ceil(BYTES_A_TOKEN);
-    let prompt_tokens: u64 =
-        prompts.rows.iter().map(|row| tokens(row.prompt.to_text().len())).sum();
+    let prompt_tokens: u64 = prompts
+        .rows
+        .iter()
+        .map(|row| tokens(row.prompt.to_text().len()))
+        .sum();
     let mean_prompt = prompt_tokens.checked_div(n).unwrap_or(0);
     let all: u64 = constitution
         .principles
@@ -70,13 +73,24 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         });
     };
     let draws = recipe.candidates.as_ref().map_or(1, |c| u64::from(c.n));
-    let response = recipe.candidates.as_ref().map_or(256, |c| u64::from(c.sampling.max_new_tokens));
+    let response = recipe
+        .candidates
+        .as_ref()
+        .map_or(256, |c| u64::from(c.sampling.max_new_tokens));
     let half = response / 2;
     if let Some(c) = &recipe.candidates {
-        add("candidates", &c.model, n * draws, n * draws, mean_prompt, response);
+        add(
+            "candidates",
+            &c.model,
+            n * draws,
+            n * draws,
+            mean_prompt,
+            response,
+        );
     }
     if let Some(c) = &recipe.critique {
-        let per = mean_prompt + half + principles(c.principles) + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
+        let per =
+            mean_prompt + half + principles(c.principles) + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
         let generated = u64::from(c.sampling.max_new_tokens);
         add("critique", &c.model, n * draws, n * draws, per, generated);
     }

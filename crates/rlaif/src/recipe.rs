@@ -48,7 +48,10 @@ pub struct PairsConfig {
 
 impl Default for PairsConfig {
     fn default() -> Self {
-        PairsConfig { compare: Compare::Revision, select: "all".into() }
+        PairsConfig {
+            compare: Compare::Revision,
+            select: "all".into(),
+        }
     }
 }
 
@@ -62,7 +65,9 @@ pub struct ExportConfig {
 
 impl Default for ExportConfig {
     fn default() -> Self {
-        ExportConfig { to: vec!["trl".into()] }
+        ExportConfig {
+            to: vec!["trl".into()],
+        }
     }
 }
 
@@ -124,8 +129,15 @@ fn one_percent() -> f64 {
     0.01
 }
 
-const TABLES: [&str; 7] =
-    ["models", "candidates", "critique", "revise", "pairs", "judge", "export"];
+const TABLES: [&str; 7] = [
+    "models",
+    "candidates",
+    "critique",
+    "revise",
+    "pairs",
+    "judge",
+    "export",
+];
 
 /// Collects faults while the parts of a recipe are read.
 struct Reader<'a> {
@@ -139,9 +151,21 @@ impl Reader<'_> {
         let dotted = path.join(".");
         // A value that came from the command line stands nowhere in the file.
         let from_cli = self.overrides.iter().any(|o| *o == dotted);
-        let span = if from_cli { None } else { key_span(self.text, path) };
-        let place = if from_cli { " (given with `--set`)" } else { "" };
-        self.faults.push(Fault { message: format!("{message}{place}"), span, help });
+        let span = if from_cli {
+            None
+        } else {
+            key_span(self.text, path)
+        };
+        let place = if from_cli {
+            " (given with `--set`)"
+        } else {
+            ""
+        };
+        self.faults.push(Fault {
+            message: format!("{message}{place}"),
+            span,
+            help,
+        });
     }
 
     /// Reads one table; each unknown key is a fault of its own and is then left out, so that the
@@ -166,7 +190,11 @@ impl Reader<'_> {
             }
             let help = nearest(&unknown, &known);
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
-            self.fault(&path, format!("unknown key `{}`", path.join(".")), Some(help));
+            self.fault(
+                &path,
+                format!("unknown key `{}`", path.join(".")),
+                Some(help),
+            );
         }
     }
 
@@ -231,7 +259,11 @@ fn nearest(unknown: &str, known: &[String]) -> String {
         Some((score, key)) if score >= 0.5 => format!("did you mean `{key}`?"),
         _ => format!(
             "known here: {}",
-            known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
+            known
+                .iter()
+                .map(|k| format!("`{k}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     }
 }
@@ -260,7 +292,9 @@ fn key_span(text: &str, path: &[&str]) -> Option<Range<usize>> {
     let mut table = document.get_ref();
     let mut span = None;
     for part in path {
-        let Some((key, value)) = table.get_key_value(*part) else { break };
+        let Some((key, value)) = table.get_key_value(*part) else {
+            break;
+        };
         span = Some(key.span());
         match value.get_ref() {
             toml::de::DeValue::Table(inner) => table = inner,
@@ -276,8 +310,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] with every fault, or the file's own error.
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self, Error> {
-        let text =
-            std::fs::read_to_string(path).map_err(rlaif_core::Error::io("read", path))?;
+        let text = std::fs::read_to_string(path).map_err(rlaif_core::Error::io("read", path))?;
         Self::parse(path, text, overrides)
     }
 
@@ -286,7 +319,11 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`].
     pub fn parse(path: &Path, text: String, overrides: &[String]) -> Result<Self, Error> {
-        let mut reader = Reader { text: &text, overrides: Vec::new(), faults: Vec::new() };
+        let mut reader = Reader {
+            text: &text,
+            overrides: Vec::new(),
+            faults: Vec::new(),
+        };
         let recipe = Self::assemble(path, &mut reader, overrides);
         let faults = reader.faults;
         match recipe {
@@ -294,7 +331,11 @@ impl Recipe {
                 recipe.text = text;
                 Ok(recipe)
             }
-            _ => Err(Error::Recipe { path: path.to_path_buf(), text, faults }),
+            _ => Err(Error::Recipe {
+                path: path.to_path_buf(),
+                text,
+                faults,
+            }),
         }
     }
 
@@ -303,7 +344,11 @@ impl Recipe {
             Ok(table) => table,
             Err(e) => {
                 let message = e.message().to_owned();
-                reader.faults.push(Fault { message, span: e.span(), help: None });
+                reader.faults.push(Fault {
+                    message,
+                    span: e.span(),
+                    help: None,
+                });
                 return None;
             }
         };
@@ -332,14 +377,31 @@ impl Recipe {
             }
         }
         // A table whose name is unknown: its nearest name is among the tables too.
-        let heads = ["seed", "constitution", "prompts", "limit", "concurrency", "max_failed"];
-        let unknown: Vec<String> =
-            table.keys().filter(|k| !heads.contains(&k.as_str())).cloned().collect();
+        let heads = [
+            "seed",
+            "constitution",
+            "prompts",
+            "limit",
+            "concurrency",
+            "max_failed",
+        ];
+        let unknown: Vec<String> = table
+            .keys()
+            .filter(|k| !heads.contains(&k.as_str()))
+            .cloned()
+            .collect();
         for key in unknown {
             table.remove(&key);
-            let known: Vec<String> =
-                heads.iter().chain(&TABLES).map(|s| (*s).to_owned()).collect();
-            reader.fault(&[&key], format!("unknown key `{key}`"), Some(nearest(&key, &known)));
+            let known: Vec<String> = heads
+                .iter()
+                .chain(&TABLES)
+                .map(|s| (*s).to_owned())
+                .collect();
+            reader.fault(
+                &[&key],
+                format!("unknown key `{key}`"),
+                Some(nearest(&key, &known)),
+            );
         }
         let head: Option<Head> = reader.read(&[], table);
         #[cfg(feature = "remote")]
@@ -406,7 +468,11 @@ impl Recipe {
     /// Checks what the types do not: ranges, and names that must exist.
     fn check(&self, reader: &mut Reader<'_>) {
         if self.concurrency == 0 {
-            reader.fault(&["concurrency"], "`concurrency` must be at least 1, got 0".into(), None);
+            reader.fault(
+                &["concurrency"],
+                "`concurrency` must be at least 1, got 0".into(),
+                None,
+            );
         }
         if !(0.0..=1.0).contains(&self.max_failed) {
             let got = self.max_failed;
@@ -436,7 +502,11 @@ impl Recipe {
         if let Some(c) = &self.candidates {
             samplings.push(("candidates", &c.sampling));
             if c.n == 0 {
-                reader.fault(&["candidates", "n"], "`candidates.n` must be at least 1".into(), None);
+                reader.fault(
+                    &["candidates", "n"],
+                    "`candidates.n` must be at least 1".into(),
+                    None,
+                );
             }
             if self.judge.is_some() && self.pairs.compare == Compare::Candidates && c.n < 2 {
                 reader.fault(
@@ -467,7 +537,10 @@ impl Recipe {
             if !(s.temperature >= 0.0 && s.temperature.is_finite()) {
                 reader.fault(
                     &[table, "sampling", "temperature"],
-                    format!("`{table}.sampling.temperature` must be at least 0, got `{}`", s.temperature),
+                    format!(
+                        "`{table}.sampling.temperature` must be at least 0, got `{}`",
+                        s.temperature
+                    ),
                     None,
                 );
             }
@@ -481,20 +554,26 @@ impl Recipe {
         }
         if let Some(j) = &self.judge {
             if !(0.0..=0.5).contains(&j.tie_margin) {
-                let message = format!("`judge.tie_margin` must be in [0, 0.5], got `{}`", j.tie_margin);
+                let message = format!(
+                    "`judge.tie_margin` must be in [0, 0.5], got `{}`",
+                    j.tie_margin
+                );
                 reader.fault(&["judge", "tie_margin"], message, None);
             }
             let [lo, hi] = j.cot_clamp;
             if !(0.0 <= lo && lo <= hi && hi <= 1.0) {
-                let message =
-                    format!("`judge.cot_clamp` must be two rising numbers in [0, 1], got `[{lo}, {hi}]`");
+                let message = format!(
+                    "`judge.cot_clamp` must be two rising numbers in [0, 1], got `[{lo}, {hi}]`"
+                );
                 reader.fault(&["judge", "cot_clamp"], message, None);
             }
             if self.pairs.compare == Compare::Revision && self.revise.is_none() {
                 reader.fault(
                     &["judge"],
                     "`[judge]` is to compare revisions, but there is no `[revise]` table".into(),
-                    Some("add `[revise]`, or write `[pairs]` with `compare = \"candidates\"`".into()),
+                    Some(
+                        "add `[revise]`, or write `[pairs]` with `compare = \"candidates\"`".into(),
+                    ),
                 );
             }
         }
@@ -531,14 +610,22 @@ impl Recipe {
 /// A supplied constitution stays a bare name; other relative paths start at the recipe's folder.
 fn resolve(folder: &Path, path: PathBuf) -> PathBuf {
     let joined = folder.join(&path);
-    let supplied = path.to_str().and_then(rlaif_core::Constitution::supplied_text).is_some();
-    if supplied && !joined.exists() { path } else { joined }
+    let supplied = path
+        .to_str()
+        .and_then(rlaif_core::Constitution::supplied_text)
+        .is_some();
+    if supplied && !joined.exists() {
+        path
+    } else {
+        joined
+    }
 }
 
 /// Applies `a.b=value`; the value is TOML, or a plain string where it is not.
 fn set(table: &mut toml::Table, text: &str) -> Result<String, String> {
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| format!("`--set {text}` has no `=`"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`--set {text}` has no `=`"))?;
     let (key, value) = (key.trim(), value.trim());
     let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
         .ok()
@@ -606,13 +693,23 @@ orders = "both"
     #[test]
     fn all_faults_are_shown_at_once_with_their_places() {
         let text = GOOD
-            .replace("n = 2", "n = 2\nsamplng = 1\nsampling = { temprature = 0.5 }")
+            .replace(
+                "n = 2",
+                "n = 2\nsamplng = 1\nsampling = { temprature = 0.5 }",
+            )
             .replace("orders", "ordrs")
             .replace("seed = 3", "seed = 3\nlimt = 4");
         let found = faults(&text, &[]);
         let say: Vec<String> = found
             .iter()
-            .map(|f| format!("{} | {} | {}", f.message, &text[f.span.clone().unwrap()], f.help.clone().unwrap()))
+            .map(|f| {
+                format!(
+                    "{} | {} | {}",
+                    f.message,
+                    &text[f.span.clone().unwrap()],
+                    f.help.clone().unwrap()
+                )
+            })
             .collect();
         assert_eq!(say.len(), 4, "{say:#?}");
         for (i, words) in [
@@ -624,17 +721,34 @@ orders = "both"
         .iter()
         .enumerate()
         {
-            assert!(say.iter().any(|s| s.contains(words)), "{i}: {words} not in {say:#?}");
+            assert!(
+                say.iter().any(|s| s.contains(words)),
+                "{i}: {words} not in {say:#?}"
+            );
         }
     }
 
     #[test]
     fn values_out_of_range_and_models_unknown_are_faults() {
-        let found = faults(GOOD, &["judge.tie_margin=0.7", "judge.model=\"critik\"", "candidates.n=0"]);
+        let found = faults(
+            GOOD,
+            &[
+                "judge.tie_margin=0.7",
+                "judge.model=\"critik\"",
+                "candidates.n=0",
+            ],
+        );
         let say: Vec<_> = found.iter().map(|f| f.message.as_str()).collect();
         assert_eq!(say.len(), 3, "{say:#?}");
-        assert!(say.iter().any(|s| s.contains("tie_margin") && s.contains("--set") | s.contains("0.7")));
-        assert!(found.iter().any(|f| f.help.as_deref() == Some("did you mean `critic`?")));
+        assert!(
+            say.iter()
+                .any(|s| s.contains("tie_margin") && s.contains("--set") | s.contains("0.7"))
+        );
+        assert!(
+            found
+                .iter()
+                .any(|f| f.help.as_deref() == Some("did you mean `critic`?"))
+        );
         let wrong = faults(&GOOD.replace("n = 2", "n = \"two\""), &[]);
         assert!(wrong[0].message.contains("candidates.n"), "{wrong:?}");
         let syntax = faults("seed = ", &[]);

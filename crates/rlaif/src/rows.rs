@@ -143,7 +143,10 @@ where
     F: Fn(T) -> Fut,
     Fut: Future<Output = Result<R, FeedbackError>>,
 {
-    let mut tally = Tally { rows: items.len(), ..Tally::default() };
+    let mut tally = Tally {
+        rows: items.len(),
+        ..Tally::default()
+    };
     for outcome in Outcome::ALL {
         tally.outcomes.insert(outcome.as_str(), 0);
     }
@@ -159,7 +162,9 @@ where
         }
     }
     let total = tally.rows;
-    options.progress.start(options.stage, total, total - open.len());
+    options
+        .progress
+        .start(options.stage, total, total - open.len());
     let row = &row;
     let mut rows = stream::iter(open)
         .take_while(|_| futures::future::ready(!options.stop.is_requested()))
@@ -200,7 +205,12 @@ where
     options.progress.finish(options.stage);
     let done: usize = tally.outcomes.values().sum();
     if done < total || cause.is_some() {
-        return Err(Error::Stopped { stage: options.stage.to_owned(), done, total, cause });
+        return Err(Error::Stopped {
+            stage: options.stage.to_owned(),
+            done,
+            total,
+            cause,
+        });
     }
     Ok(tally)
 }

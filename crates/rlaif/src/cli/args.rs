@@ -6,14 +6,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Align a language model with a written constitution instead of an annotation team.
 #[derive(Parser)]
-#[command(version, propagate_version = true, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   rlaif judge pairs.jsonl --constitution default.toml \\
       --critic http://localhost:8000/v1#judge --out labels.jsonl
   rlaif init my-run && rlaif plan my-run/recipe.toml && rlaif run my-run/recipe.toml
 
 Exit codes: 0 done, 1 a gate failed or the run was stopped (resumable), 2 a fault in what was
-given, 3 a fault of the environment.")]
+given, 3 a fault of the environment."
+)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

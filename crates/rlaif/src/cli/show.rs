@@ -43,7 +43,10 @@ impl Bars {
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
-        f(&mut self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        f(&mut self
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }
 
@@ -56,10 +59,8 @@ impl Progress for Bars {
             (s.begun, s.said) = (now, now);
             (s.done, s.total, s.failed) = (done, total, 0);
             if terminal {
-                s.bar = ProgressBar::with_draw_target(
-                    Some(total as u64),
-                    ProgressDrawTarget::stderr(),
-                );
+                s.bar =
+                    ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
                 let style = "{prefix:12} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left {msg}";
                 if let Ok(style) = ProgressStyle::with_template(style) {
                     s.bar.set_style(style);
@@ -146,7 +147,10 @@ pub fn error(error: &Error, json: bool) {
         }
     }
     eprintln!("error: {error}");
-    if let Error::Stopped { cause: Some(cause), .. } = error {
+    if let Error::Stopped {
+        cause: Some(cause), ..
+    } = error
+    {
         eprintln!("cause: {cause}");
     }
     let advice = error.advice();

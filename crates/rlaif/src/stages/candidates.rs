@@ -19,7 +19,12 @@ pub const FILE: &str = "candidates.jsonl";
 pub async fn run(cx: &mut Context<'_>, config: &CandidatesConfig) -> Result<StageReport, Error> {
     let model = cx.model(&config.model)?;
     let seed = cx.recipe.seed;
-    let settings = [model.id().as_str(), &fixed(&config.sampling), &seed.to_string()].join("\n");
+    let settings = [
+        model.id().as_str(),
+        &fixed(&config.sampling),
+        &seed.to_string(),
+    ]
+    .join("\n");
     let items = cx.prompts.rows.iter().flat_map(|row| {
         let prompt = fixed(&row.prompt);
         let settings = &settings;
@@ -40,7 +45,11 @@ pub async fn run(cx: &mut Context<'_>, config: &CandidatesConfig) -> Result<Stag
         progress: cx.progress,
         stop: cx.stop,
     };
-    let sampler = Sampler { model, config: config.clone(), seed };
+    let sampler = Sampler {
+        model,
+        config: config.clone(),
+        seed,
+    };
     let sampler = &sampler;
     run_stage(
         cx.folder,

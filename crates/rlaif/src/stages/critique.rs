@@ -38,7 +38,13 @@ pub fn critic(
 /// All that determines a critique beside its row.
 #[must_use]
 pub fn settings(critic: &Critic) -> String {
-    let CritiqueConfig { model: _, template: _, principles, few_shots, sampling } = &critic.config;
+    let CritiqueConfig {
+        model: _,
+        template: _,
+        principles,
+        few_shots,
+        sampling,
+    } = &critic.config;
     fixed(&(
         critic.model.id(),
         critic.template.hash(),
@@ -90,7 +96,12 @@ pub fn not_run(critic: &Critic, id: &str, prompt: &Prompt, why: String) -> Criti
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &CritiqueConfig) -> Result<StageReport, Error> {
-    let folder = cx.recipe.path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let folder = cx
+        .recipe
+        .path
+        .parent()
+        .unwrap_or(Path::new(""))
+        .to_path_buf();
     let model = cx.model(&config.model)?;
     let critic = critic(config, model, cx.constitution, &folder, cx.recipe.seed)?;
     let left = cx.file(super::candidates::FILE);
@@ -134,7 +145,10 @@ async fn critique_candidate(
     candidate: &Candidate,
 ) -> Result<Critique, FeedbackError> {
     if candidate.outcome != Outcome::Decided {
-        let why = format!("there is no completion: it ended as `{}`", candidate.outcome);
+        let why = format!(
+            "there is no completion: it ended as `{}`",
+            candidate.outcome
+        );
         return Ok(not_run(critic, id, &candidate.prompt, why));
     }
     critique(critic, id, 0, &candidate.prompt, &candidate.completion).await

@@ -27,7 +27,11 @@ pub fn preferences(run: &Path, target: Target, out: &Path) -> Result<Exported, E
     let preferences: Vec<Preference> = read_records(&run.join(super::preferences::FILE))?;
     let made = export::preferences(&preferences, target);
     export::write_rows(out, &made.rows)?;
-    Ok(Exported { path: out.to_path_buf(), rows: made.rows.len(), left_out: made.left_out })
+    Ok(Exported {
+        path: out.to_path_buf(),
+        rows: made.rows.len(),
+        left_out: made.left_out,
+    })
 }
 
 /// Writes the revisions of a run folder as prompt and completion for supervised fine-tuning;
@@ -43,5 +47,9 @@ pub fn revisions(run: &Path, out: &Path) -> Result<Option<Exported>, Error> {
     let revisions: Vec<Revision> = read_records(&path)?;
     let made = export::sft(&revisions);
     export::write_rows(out, &made.rows)?;
-    Ok(Some(Exported { path: out.to_path_buf(), rows: made.rows.len(), left_out: made.left_out }))
+    Ok(Some(Exported {
+        path: out.to_path_buf(),
+        rows: made.rows.len(),
+        left_out: made.left_out,
+    }))
 }

@@ -40,7 +40,13 @@ pub fn judge_of(
     seed: u64,
 ) -> Result<Judge, Error> {
     let pair = template(&config.template, Purpose::Pair, folder)?;
-    Ok(Judge::new(model, constitution.clone(), config.clone(), Some(pair), seed)?)
+    Ok(Judge::new(
+        model,
+        constitution.clone(),
+        config.clone(),
+        Some(pair),
+        seed,
+    )?)
 }
 
 /// All that determines a judgment beside its pair.
@@ -65,25 +71,39 @@ pub fn settings(judge: &Judge) -> String {
 #[must_use]
 pub fn key(settings: &str, pair: &Pair) -> String {
     let prompt = fixed(&pair.prompt);
-    row_key(&["judge", settings, &pair.id, &prompt, &pair.response_a, &pair.response_b])
+    row_key(&[
+        "judge",
+        settings,
+        &pair.id,
+        &prompt,
+        &pair.response_a,
+        &pair.response_b,
+    ])
 }
 
 /// Judges one pair.
 ///
 /// # Errors
 /// As [`judge`].
-pub async fn judge_pair(
-    by: &Judge,
-    pair: Pair,
-) -> Result<Judgment, rlaif_feedback::FeedbackError> {
-    judge(by, &pair.id, &pair.prompt, &pair.response_a, &pair.response_b).await
+pub async fn judge_pair(by: &Judge, pair: Pair) -> Result<Judgment, rlaif_feedback::FeedbackError> {
+    judge(
+        by,
+        &pair.id,
+        &pair.prompt,
+        &pair.response_a,
+        &pair.response_b,
+    )
+    .await
 }
 
 /// The last revision of each chain with the response that the chain began with. The response
 /// that stands first is drawn, so that "first" carries no information about which is revised.
 fn revision_pairs(revisions: Vec<Revision>, run_seed: u64) -> Vec<Pair> {
     let mut chains: Vec<(String, Revision, String)> = Vec::new();
-    for revision in revisions.into_iter().filter(|r| r.outcome == Outcome::Decided) {
+    for revision in revisions
+        .into_iter()
+        .filter(|r| r.outcome == Outcome::Decided)
+    {
         match chains.last_mut() {
             Some((id, last, _)) if *id == revision.id => *last = revision,
             _ => chains.push((revision.id.clone(), revision.clone(), revision.original)),
@@ -93,9 +113,17 @@ fn revision_pairs(revisions: Vec<Revision>, run_seed: u64) -> Vec<Pair> {
         .into_iter()
         .map(|(id, last, original)| {
             let flip = seed::unit(seed::derive(run_seed, &["pairs", &id])) < 0.5;
-            let (response_a, response_b) =
-                if flip { (last.text, original) } else { (original, last.text) };
-            Pair { id, prompt: last.prompt, response_a, response_b }
+            let (response_a, response_b) = if flip {
+                (last.text, original)
+            } else {
+                (original, last.text)
+            };
+            Pair {
+                id,
+                prompt: last.prompt,
+                response_a,
+                response_b,
+            }
         })
         .collect()
 }
@@ -106,7 +134,10 @@ fn candidate_pairs(
     run_seed: u64,
 ) -> Result<Vec<Pair>, Error> {
     let mut of_prompt: Vec<(String, Vec<Candidate>)> = Vec::new();
-    for c in candidates.into_iter().filter(|c| c.outcome == Outcome::Decided) {
+    for c in candidates
+        .into_iter()
+        .filter(|c| c.outcome == Outcome::Decided)
+    {
         match of_prompt.last_mut() {
             Some((id, list)) if *id == c.id => list.push(c),
             _ => of_prompt.push((c.id.clone(), vec![c])),
@@ -132,9 +163,20 @@ fn candidate_pairs(
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageReport, Error> {
-    let folder = cx.recipe.path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let folder = cx
+        .recipe
+        .path
+        .parent()
+        .unwrap_or(Path::new(""))
+        .to_path_buf();
     let seed = cx.recipe.seed;
-    let by = judge_of(config, cx.model(&config.model)?, cx.constitution, &folder, seed)?;
+    let by = judge_of(
+        config,
+        cx.model(&config.model)?,
+        cx.constitution,
+        &folder,
+        seed,
+    )?;
     let wanted = &cx.recipe.pairs;
     let (left, pairs) = match wanted.compare {
         Compare::Revision => {
@@ -144,7 +186,10 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
         Compare::Candidates => {
             let file = super::candidates::FILE;
             let select: Pairs = wanted.select.parse()?;
-            (file, candidate_pairs(read_records(&cx.file(file))?, &select, seed)?)
+            (
+                file,
+                candidate_pairs(read_records(&cx.file(file))?, &select, seed)?,
+            )
         }
     };
     let settings = settings(&by);

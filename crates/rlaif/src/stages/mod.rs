@@ -80,7 +80,11 @@ pub fn template(name: &str, purpose: Purpose, folder: &Path) -> Result<Template,
     let path = folder.join(name);
     if path.is_file() {
         let text = std::fs::read_to_string(&path).map_err(rlaif_core::Error::io("read", &path))?;
-        return Ok(Template::parse(&path.display().to_string(), purpose, &text)?);
+        return Ok(Template::parse(
+            &path.display().to_string(),
+            purpose,
+            &text,
+        )?);
     }
     Ok(Template::shipped(name, purpose)?)
 }
@@ -159,17 +163,28 @@ where
 {
     let key = spec.key();
     if folder.is_current(spec.name, &key) {
-        let mut tally = Tally { rows: items.len(), reused: items.len(), ..Tally::default() };
+        let mut tally = Tally {
+            rows: items.len(),
+            reused: items.len(),
+            ..Tally::default()
+        };
         if let Some(entry) = folder.manifest().stages.get(spec.name) {
             for outcome in rlaif_core::Outcome::ALL {
                 let n = entry.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
                 tally.outcomes.insert(outcome.as_str(), n as usize);
             }
         }
-        return Ok(StageReport { stage: spec.name.to_owned(), unchanged: true, tally });
+        return Ok(StageReport {
+            stage: spec.name.to_owned(),
+            unchanged: true,
+            tally,
+        });
     }
     let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
-    let log_path = folder.path().join("log").join(format!("{}.jsonl", spec.name));
+    let log_path = folder
+        .path()
+        .join("log")
+        .join(format!("{}.jsonl", spec.name));
     let mut log = RowLog::open(&log_path)?;
     let options = RunOptions {
         stage: spec.name,
@@ -181,9 +196,15 @@ where
     let tally = for_each_row(items, &mut log, &options, row).await?;
     let output = folder.path().join(spec.output);
     let written = log.write_artifact(&keys, &output, |record: R| expand(&record))?;
-    check_failed(spec.name, &tally, spec.max_failed, || commonest_error::<R>(&log, &keys))?;
+    check_failed(spec.name, &tally, spec.max_failed, || {
+        commonest_error::<R>(&log, &keys)
+    })?;
     // A stage with failed rows is not recorded as current: the next run asks those again.
-    if tally.outcomes.iter().all(|(name, n)| *n == 0 || !is_open(name)) {
+    if tally
+        .outcomes
+        .iter()
+        .all(|(name, n)| *n == 0 || !is_open(name))
+    {
         folder.record(
             spec.name,
             StageEntry {
@@ -192,15 +213,25 @@ where
                 seed: key.seed,
                 version: key.version,
                 outputs: BTreeMap::from([(spec.output.to_owned(), written)]),
-                outcomes: tally.outcomes.iter().map(|(k, n)| ((*k).to_owned(), *n as u64)).collect(),
+                outcomes: tally
+                    .outcomes
+                    .iter()
+                    .map(|(k, n)| ((*k).to_owned(), *n as u64))
+                    .collect(),
             },
         )?;
     }
-    Ok(StageReport { stage: spec.name.to_owned(), unchanged: false, tally })
+    Ok(StageReport {
+        stage: spec.name.to_owned(),
+        unchanged: false,
+        tally,
+    })
 }
 
 fn is_open(name: &str) -> bool {
-    rlaif_core::Outcome::ALL.iter().any(|o| o.as_str() == name && o.is_open())
+    rlaif_core::Outcome::ALL
+        .iter()
+        .any(|o| o.as_str() == name && o.is_open())
 }
 
 /// The commonest reason among failed rows.
@@ -209,11 +240,17 @@ pub fn commonest_error<R: Ended>(log: &RowLog, keys: &[String]) -> String {
     for key in keys {
         if let Ok(Some(record)) = log.get::<R>(key) {
             if record.outcome() == rlaif_core::Outcome::Failed {
-                *counts.entry(record.error().unwrap_or_default()).or_default() += 1;
+                *counts
+                    .entry(record.error().unwrap_or_default())
+                    .or_default() += 1;
             }
         }
     }
-    counts.into_iter().max_by_key(|(_, n)| *n).map(|(text, _)| text).unwrap_or_default()
+    counts
+        .into_iter()
+        .max_by_key(|(_, n)| *n)
+        .map(|(text, _)| text)
+        .unwrap_or_default()
 }
 
 /// One line of a file.

@@ -25,7 +25,10 @@ pub fn run(cx: &mut Context<'_>) -> Result<StageReport, Error> {
         seed: cx.recipe.seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let mut tally = Tally { rows: judgments.len(), ..Tally::default() };
+    let mut tally = Tally {
+        rows: judgments.len(),
+        ..Tally::default()
+    };
     for outcome in Outcome::ALL {
         let n = judgments.iter().filter(|j| j.outcome == outcome).count();
         tally.outcomes.insert(outcome.as_str(), n);
@@ -50,5 +53,9 @@ pub fn run(cx: &mut Context<'_>) -> Result<StageReport, Error> {
             },
         )?;
     }
-    Ok(StageReport { stage: "preferences".into(), unchanged, tally })
+    Ok(StageReport {
+        stage: "preferences".into(),
+        unchanged,
+        tally,
+    })
 }

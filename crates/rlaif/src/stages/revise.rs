@@ -31,7 +31,10 @@ impl Ended for Chain {
     }
 
     fn cost(&self) -> Cost {
-        let mut sum = Cost { usd: Some(0.0), ..Cost::default() };
+        let mut sum = Cost {
+            usd: Some(0.0),
+            ..Cost::default()
+        };
         for step in &self.steps {
             sum.calls += step.cost.calls;
             sum.prompt_tokens += step.cost.prompt_tokens;
@@ -66,7 +69,13 @@ pub fn reviser(
 /// asks it again.
 #[must_use]
 pub fn settings(reviser: &Reviser, critic: Option<&Critic>) -> String {
-    let ReviseConfig { model: _, template: _, steps, few_shots, sampling } = &reviser.config;
+    let ReviseConfig {
+        model: _,
+        template: _,
+        steps,
+        few_shots,
+        sampling,
+    } = &reviser.config;
     let again = critic.filter(|_| *steps > 1).map(super::critique::settings);
     fixed(&(
         reviser.model.id(),
@@ -106,7 +115,9 @@ pub async fn chain(
     first: Critique,
 ) -> Result<Chain, FeedbackError> {
     if first.outcome != Outcome::Decided {
-        return Ok(Chain { steps: vec![not_run(reviser, &first)] });
+        return Ok(Chain {
+            steps: vec![not_run(reviser, &first)],
+        });
     }
     let mut revision = revise(reviser, &first).await?;
     let mut steps = vec![revision.clone()];
@@ -115,8 +126,7 @@ pub async fn chain(
         if revision.outcome != Outcome::Decided {
             break;
         }
-        let next =
-            critique(critic, &first.id, step, &revision.prompt, &revision.text).await?;
+        let next = critique(critic, &first.id, step, &revision.prompt, &revision.text).await?;
         if next.outcome != Outcome::Decided {
             break;
         }
@@ -138,7 +148,10 @@ fn not_run(reviser: &Reviser, critique: &Critique) -> Revision {
         similarity: None,
         flags: Vec::new(),
         outcome: Outcome::NotRun,
-        error: Some(format!("there is no critique: it ended as `{}`", critique.outcome)),
+        error: Some(format!(
+            "there is no critique: it ended as `{}`",
+            critique.outcome
+        )),
         cost: Cost::default(),
         provenance: Provenance {
             model: reviser.model.id().clone(),
@@ -163,21 +176,35 @@ pub fn lines(chain: &Chain) -> Vec<serde_json::Value> {
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageReport, Error> {
-    let folder = cx.recipe.path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let folder = cx
+        .recipe
+        .path
+        .parent()
+        .unwrap_or(Path::new(""))
+        .to_path_buf();
     let seed = cx.recipe.seed;
     let model = cx.model(&config.model)?;
     let reviser = reviser(config, model, cx.constitution, &folder, seed)?;
     let critic = match &cx.recipe.critique {
         Some(c) => {
             let model = cx.model(&c.model)?;
-            Some(super::critique::critic(c, model, cx.constitution, &folder, seed)?)
+            Some(super::critique::critic(
+                c,
+                model,
+                cx.constitution,
+                &folder,
+                seed,
+            )?)
         }
         None => None,
     };
     let left = cx.file(super::critique::FILE);
     let critiques: Vec<Critique> = read_records(&left)?;
     let settings = settings(&reviser, critic.as_ref());
-    let items: Vec<_> = critiques.into_iter().map(|c| (key(&settings, &c), c)).collect();
+    let items: Vec<_> = critiques
+        .into_iter()
+        .map(|c| (key(&settings, &c), c))
+        .collect();
     let spec = StageSpec {
         name: "revise",
         output: FILE,

@@ -1,0 +1,664 @@
+//! One stage on files that the user has: `critique`, `revise`, `judge`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rlaif::error::Error;
+use rlaif::figures::{self, Totals};
+use rlaif::progress::Progress;
+use rlaif::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row};
+use rlaif::stages::{commonest_error, critique as critiques, judge as judges, revise as revisions};
+use rlaif::{
+    Constitution, Critique, CritiqueConfig, JudgeConfig, Judgment, Outcome, Prompt, ReviseConfig,
+};
+use rlaif_core::dataset::{self, Dataset, Row};
+use rlaif_core::export::write_rows;
+use rlaif_core::pairs::{Pairs, pairs};
+use rlaif_core::rowlog::RowLog;
+use rlaif_core::{Cost, Rater, seed};
+use rlaif_feedback::FeedbackError;
+use serde_json::{Map, Value, json};
+
+use super::args::{
+    CombineArg, CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, OrdersArg, RationaleArg,
+    ReviseArgs,
+};
+use super::models::Models;
+use super::show::Bars;
+
+/// What every loose verb begins with.
+struct Desk {
+    constitution: Constitution,
+    dataset: Dataset,
+    progress: Arc<dyn Progress>,
+    models: Models,
+    stop: Stop,
+    seed: u64,
+    begun: Instant,
+    log_path: PathBuf,
+    keeps_log: bool,
+}
+
+impl Desk {
+    fn open(files: &FilesArgs, verb: &str, global: &Global) -> Result<Self, Error> {
+        let constitution = Constitution::read(&files.constitution)?;
+        let mut dataset = dataset::read(&files.input)?;
+        let progress: Arc<dyn Progress> = Arc::new(Bars::new());
+        note_faults(&dataset, &*progress);
+        if let Some(limit) = files.limit {
+            dataset.rows.truncate(limit);
+        }
+        if dataset.rows.is_empty() {
+            return Err(Error::input(
+                format!("`{}` has no row that can be read", files.input.display()),
+                "see the table of columns in the README",
+            ));
+        }
+        let (log_path, keeps_log) = match &files.run {
+            Some(folder) => (folder.join("log").join(format!("{verb}.jsonl")), true),
+            None => {
+                let mut name = files.out.as_os_str().to_owned();
+                name.push(".partial");
+                (PathBuf::from(name), false)
+            }
+        };
+        let stop = Stop::default();
+        stop_on_interrupt(&stop);
+        Ok(Desk {
+            constitution,
+            dataset,
+            progress,
+            models: Models::default(),
+            stop,
+            seed: global.seed.unwrap_or(0),
+            begun: Instant::now(),
+            log_path,
+            keeps_log,
+        })
+    }
+
+    /// Runs rows and writes them; `line` makes an output row of an item and its record.
+    async fn work<T, R, F, Fut>(
+        &self,
+        verb: &str,
+        out: &Path,
+        endpoint: &EndpointArgs,
+        items: Vec<(String, T)>,
+        row: F,
+        line: impl Fn(&T, &R) -> Value,
+    ) -> Result<(Tally, Result<(), Error>), Error>
+    where
+        T: Clone,
+        R: Ended,
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<R, FeedbackError>>,
+    {
+        let mut log = RowLog::open(&self.log_path)?;
+        let options = RunOptions {
+            stage: verb,
+            concurrency: endpoint.concurrency,
+            max_failed: endpoint.max_failed,
+            progress: &*self.progress,
+            stop: &self.stop,
+        };
+        let tally = for_each_row(items.clone(), &mut log, &options, row).await?;
+        let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
+        let mut at = items.iter().map(|(_, item)| item);
+        let mut expand = |record: R| {
+            at.next()
+                .map(|item| line(item, &record))
+                .into_iter()
+                .collect()
+        };
+        let ends = |e: &str| out.extension().is_some_and(|x| x.eq_ignore_ascii_case(e));
+        if ends("gz") || ends("parquet") {
+            let mut rows: Vec<Value> = Vec::with_capacity(keys.len());
+            for key in &keys {
+                if let Some(record) = log.get(key)? {
+                    rows.extend::<Vec<Value>>(expand(record));
+                }
+            }
+            write_rows(out, &rows)?;
+        } else {
+            log.write_artifact(&keys, out, expand)?;
+        }
+        let gate = check_failed(verb, &tally, endpoint.max_failed, || {
+            commonest_error::<R>(&log, &keys)
+        });
+        drop(log);
+        // Rows that failed are asked again by the same command: the log is what spares the rest.
+        if !self.keeps_log && tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
+        {
+            std::fs::remove_file(&self.log_path)
+                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
+        }
+        Ok((tally, gate))
+    }
+
+    /// Prints what the verb came to, and turns the gate into the exit code.
+    fn end(
+        &self,
+        global: &Global,
+        out: &Path,
+        tally: &Tally,
+        gate: Result<(), Error>,
+        extra: Map<String, Value>,
+        words: &str,
+    ) -> Result<u8, Error> {
+        let mut totals = Totals::new(tally, self.begun.elapsed().as_secs_f64());
+        self.models.count(&mut totals);
+        if global.json && gate.is_ok() {
+            let mut value = serde_json::to_value(&totals).unwrap_or_default();
+            if let Some(map) = value.as_object_mut() {
+                map.insert("malformed".into(), self.dataset.faults.len().into());
+                map.insert("out".into(), out.display().to_string().into());
+                map.extend(extra);
+            }
+            println!("{value}");
+        }
+        eprintln!("{words}");
+        eprintln!(
+            "{} calls ({} made again, {} taken from before), {} + {} tokens, {:.1} s -> {}",
+            totals.calls,
+            totals.retries,
+            totals.cached,
+            totals.prompt_tokens,
+            totals.completion_tokens,
+            totals.wall_secs,
+            out.display()
+        );
+        gate.map(|()| 0)
+    }
+}
+
+/// Rows that cannot be read are said, with file and line; the others go on.
+pub fn note_faults(dataset: &Dataset, progress: &dyn Progress) {
+    for fault in dataset.faults.iter().take(10) {
+        progress.note(&format!(
+            "{}:{}: {}",
+            dataset.path.display(),
+            fault.line,
+            fault.message
+        ));
+    }
+    let n = dataset.faults.len();
+    if n > 10 {
+        progress.note(&format!(
+            "{}: {} more rows cannot be read",
+            dataset.path.display(),
+            n - 10
+        ));
+    }
+    if n > 0 {
+        progress.note(&format!("{n} of {} rows left out", n + dataset.rows.len()));
+    }
+}
+
+/// Ctrl-C once: rows in flight end, the rest can go on later. Twice: out at once; what is
+/// finished is on disk already.
+pub fn stop_on_interrupt(stop: &Stop) {
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.request();
+            eprintln!("stopping: rows in flight end first; Ctrl-C again to stop at once");
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(1);
+        }
+    });
+}
+
+/// The input's own columns with those of the output; an input column of the same name is kept as
+/// `input_NAME`.
+fn with_columns(columns: &Map<String, Value>, prompt: &Prompt, added: Value) -> Value {
+    let Value::Object(added) = added else {
+        return added;
+    };
+    let mut row = Map::new();
+    for (name, value) in columns {
+        if added.contains_key(name) && !columns.contains_key("rlaif_id") {
+            row.insert(format!("input_{name}"), value.clone());
+        } else {
+            row.insert(name.clone(), value.clone());
+        }
+    }
+    if !row.contains_key("prompt") {
+        let prompt = match prompt.0.as_slice() {
+            [only] if only.role == rlaif_core::Role::User => only.content.clone().into(),
+            _ => json!(prompt),
+        };
+        row.insert("prompt".into(), prompt);
+    }
+    row.extend(added);
+    Value::Object(row)
+}
+
+fn rater_name(rater: &Rater) -> String {
+    match rater {
+        Rater::Model(id) => id.to_string(),
+        Rater::Human(name) => name.clone(),
+    }
+}
+
+/// One completion of a row.
+#[derive(Clone)]
+struct Answer<'a> {
+    row: &'a Row,
+    id: String,
+    response: String,
+}
+
+fn answers(dataset: &Dataset) -> Vec<Answer<'_>> {
+    let mut all = Vec::new();
+    for row in &dataset.rows {
+        for (i, response) in row.completions.iter().enumerate() {
+            let id = if row.completions.len() == 1 {
+                row.id.clone()
+            } else {
+                format!("{}/{i}", row.id)
+            };
+            all.push(Answer {
+                row,
+                id,
+                response: response.clone(),
+            });
+        }
+    }
+    all
+}
+
+fn no_completions(files: &FilesArgs, n: &str) -> Error {
+    Error::input(
+        format!("no row of `{}` has {n}", files.input.display()),
+        "give rows with `completions`, `chosen` and `rejected`, or `output_1` and `output_2`; \
+         `rlaif run` samples completions from a policy",
+    )
+}
+
+pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error> {
+    let mut desk = Desk::open(&args.files, "critique", global)?;
+    let model = desk
+        .models
+        .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
+    let config = CritiqueConfig {
+        template: args.template.clone(),
+        principles: args.principles.into(),
+        ..CritiqueConfig::default()
+    };
+    let here = Path::new("");
+    let critic = critiques::critic(&config, model, &desk.constitution, here, desk.seed)?;
+    let settings = critiques::settings(&critic);
+    let items: Vec<_> = answers(&desk.dataset)
+        .into_iter()
+        .map(|a| {
+            (
+                critiques::key(&settings, &a.id, &a.row.prompt, &a.response),
+                a,
+            )
+        })
+        .collect();
+    if items.is_empty() {
+        return Err(no_completions(&args.files, "a completion to critique"));
+    }
+    let critic = &critic;
+    let (tally, gate) = desk
+        .work(
+            "critique",
+            &args.files.out,
+            &args.endpoint,
+            items,
+            |a: Answer<'_>| async move {
+                rlaif_feedback::critique(critic, &a.id, 0, &a.row.prompt, &a.response).await
+            },
+            |a, c: &Critique| {
+                with_columns(
+                    &a.row.columns,
+                    &a.row.prompt,
+                    json!({
+                        "rlaif_id": c.id, "response": c.response, "critique": c.text,
+                        "adherence": c.adherence, "quality": c.quality,
+                        "suggestions": c.suggestions, "principles": c.principles,
+                        "outcome": c.outcome, "error": c.error, "critic": rater_name(&c.rater),
+                    }),
+                )
+            },
+        )
+        .await?;
+    let words = format!(
+        "{} of {} responses critiqued",
+        tally.count(Outcome::Decided),
+        tally.rows
+    );
+    desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
+}
+
+/// The critique that a row holds already, as `rlaif critique` wrote it.
+fn held_critique(answer: &Answer<'_>) -> Option<Critique> {
+    let columns = &answer.row.columns;
+    let text = columns
+        .get("critique")?
+        .as_str()
+        .filter(|t| !t.trim().is_empty())?;
+    let list = |name: &str| -> Vec<String> {
+        columns
+            .get(name)
+            .and_then(|v| serde_json::from_value(v.clone()).ok())
+            .unwrap_or_default()
+    };
+    let critic = columns
+        .get("critic")
+        .and_then(Value::as_str)
+        .unwrap_or("a file");
+    Some(Critique {
+        id: columns
+            .get("rlaif_id")
+            .and_then(Value::as_str)
+            .unwrap_or(&answer.id)
+            .to_owned(),
+        step: 0,
+        prompt: answer.row.prompt.clone(),
+        response: answer.response.clone(),
+        text: text.to_owned(),
+        adherence: Vec::new(),
+        quality: None,
+        suggestions: list("suggestions"),
+        principles: list("principles"),
+        outcome: Outcome::Decided,
+        error: None,
+        rater: Rater::Model(rlaif_core::ModelId::new(critic)),
+        cost: Cost::default(),
+        provenance: rlaif_core::Provenance {
+            model: rlaif_core::ModelId::new(critic),
+            sampling: None,
+            template: String::new(),
+            constitution: String::new(),
+            seed: 0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lost: Vec::new(),
+        },
+    })
+}
+
+pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
+    if !(1..=16).contains(&args.steps) {
+        return Err(Error::input(
+            format!("`--steps` must be from 1 to 16, got `{}`", args.steps),
+            "Bai et al. 2022 used 4",
+        ));
+    }
+    let mut desk = Desk::open(&args.files, "revise", global)?;
+    let here = Path::new("");
+    let policy = desk
+        .models
+        .of_argument("policy", &args.policy, &args.endpoint, &desk.progress)?;
+    let config = ReviseConfig {
+        steps: args.steps,
+        sampling: rlaif_core::Sampling {
+            temperature: args.temperature,
+            max_new_tokens: args.max_new_tokens,
+            ..rlaif_core::Sampling::default()
+        },
+        ..ReviseConfig::default()
+    };
+    let reviser = revisions::reviser(&config, policy, &desk.constitution, here, desk.seed)?;
+    let critic = match &args.critic {
+        Some(url) => {
+            let model = desk
+                .models
+                .of_argument("critic", url, &args.endpoint, &desk.progress)?;
+            let config = CritiqueConfig {
+                principles: rlaif::Scope::Sampled,
+                template: "cai".into(),
+                ..CritiqueConfig::default()
+            };
+            Some(critiques::critic(
+                &config,
+                model,
+                &desk.constitution,
+                here,
+                desk.seed,
+            )?)
+        }
+        None => None,
+    };
+    let answers = answers(&desk.dataset);
+    if answers.is_empty() {
+        return Err(no_completions(&args.files, "a completion to revise"));
+    }
+    let lacking = answers
+        .iter()
+        .filter(|a| held_critique(a).is_none())
+        .count();
+    if critic.is_none() && (lacking > 0 || args.steps > 1) {
+        return Err(Error::input(
+            if lacking > 0 {
+                format!("{lacking} of {} responses have no critique", answers.len())
+            } else {
+                "a chain of more than one step asks for critiques in between".to_owned()
+            },
+            "give `--critic MODEL`, or the file that `rlaif critique` wrote",
+        ));
+    }
+    let settings = revisions::settings(&reviser, critic.as_ref());
+    let by = critic.as_ref().map(critiques::settings).unwrap_or_default();
+    let items: Vec<_> = answers
+        .into_iter()
+        .map(|a| {
+            let key = match held_critique(&a) {
+                Some(held) => revisions::key(&settings, &held),
+                None => {
+                    let first = critiques::key(&by, &a.id, &a.row.prompt, &a.response);
+                    rlaif::rows::row_key(&["revise", &settings, &first])
+                }
+            };
+            (key, a)
+        })
+        .collect();
+    let (reviser, critic) = (&reviser, critic.as_ref());
+    let (tally, gate) = desk
+        .work(
+            "revise",
+            &args.files.out,
+            &args.endpoint,
+            items,
+            |a: Answer<'_>| async move {
+                let first = match (held_critique(&a), critic) {
+                    (Some(held), _) => held,
+                    (None, Some(critic)) => {
+                        rlaif_feedback::critique(critic, &a.id, 0, &a.row.prompt, &a.response)
+                            .await?
+                    }
+                    (None, None) => {
+                        return Err(FeedbackError::NoCritique {
+                            outcome: Outcome::NotRun,
+                        });
+                    }
+                };
+                revisions::chain(reviser, critic, first).await
+            },
+            |a, chain: &revisions::Chain| {
+                let decided = chain
+                    .steps
+                    .iter()
+                    .rev()
+                    .find(|r| r.outcome == Outcome::Decided);
+                let last = chain.steps.last();
+                let text = decided.map(|r| r.text.clone());
+                let mut completions = vec![a.response.clone()];
+                completions.extend(text.clone());
+                with_columns(
+                    &a.row.columns,
+                    &a.row.prompt,
+                    json!({
+                        "rlaif_id": a.id, "response": a.response, "revision": text,
+                        "completions": completions,
+                        "critique": last.map(|r| &r.critique),
+                        "principles": last.map(|r| &r.principles),
+                        "similarity": decided.and_then(|r| r.similarity),
+                        "flags": decided.map(|r| &r.flags),
+                        "outcome": chain.outcome(), "error": chain.error(),
+                        "policy": reviser.model.id(),
+                    }),
+                )
+            },
+        )
+        .await?;
+    let words = format!(
+        "{} of {} responses revised",
+        tally.count(Outcome::Decided),
+        tally.rows
+    );
+    desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
+}
+
+pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
+    if !(0.0..=0.5).contains(&args.tie_margin) {
+        return Err(Error::input(
+            format!(
+                "`--tie-margin` must be in [0, 0.5], got `{}`",
+                args.tie_margin
+            ),
+            "the default is 0.02",
+        ));
+    }
+    let select: Pairs = args.pairs.parse()?;
+    let mut desk = Desk::open(&args.files, "judge", global)?;
+    let model = desk
+        .models
+        .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
+    let config = JudgeConfig {
+        template: args.template.clone(),
+        principles: args.principles.into(),
+        orders: match args.orders {
+            OrdersArg::Both => rlaif::Orders::Both,
+            OrdersArg::Given => rlaif::Orders::Given,
+        },
+        combine: match args.combine {
+            CombineArg::Logit => rlaif_feedback::Combine::Logit,
+            CombineArg::Probability => rlaif_feedback::Combine::Probability,
+        },
+        rationale: match args.rationale {
+            RationaleArg::None => rlaif::Rationale::None,
+            RationaleArg::After => rlaif::Rationale::After,
+            RationaleArg::First => rlaif::Rationale::First,
+        },
+        tie_margin: args.tie_margin,
+        ..JudgeConfig::default()
+    };
+    let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
+    let settings = judges::settings(&by);
+    let items = pairs_of(&desk, &select, &settings)?;
+    if items.is_empty() {
+        return Err(no_completions(&args.files, "two completions to compare"));
+    }
+    let rows: Vec<&Row> = items.iter().map(|(_, (row, _))| *row).collect();
+    let judge = &by;
+    let keep = std::cell::RefCell::new(Vec::<Judgment>::new());
+    let (tally, gate) = desk
+        .work(
+            "judge",
+            &args.files.out,
+            &args.endpoint,
+            items.clone(),
+            |(_, pair): (&Row, judges::Pair)| async move { judges::judge_pair(judge, pair).await },
+            |(row, _), j: &Judgment| {
+                keep.borrow_mut().push(j.clone());
+                judged_row(row, j)
+            },
+        )
+        .await?;
+    let judgments = keep.into_inner();
+    let labels: BTreeMap<String, f64> = judgments
+        .iter()
+        .zip(rows)
+        .filter_map(|(j, row)| Some((j.id.clone(), row.label.get()?)))
+        .collect();
+    let summary = figures::summary(&judgments, &labels)?;
+    let mut words = figures::outcome_line(&judgments);
+    for line in figures::lines(&summary) {
+        words.push('\n');
+        words.push_str(&line);
+    }
+    if let Some(page) = &args.report {
+        let title = format!("Labels of {}", args.files.input.display());
+        let html = rlaif::report::render(&rlaif::report::Page {
+            title: &title,
+            judgments: &judgments,
+            revisions: &[],
+            summary: &summary,
+        });
+        rlaif_core::run::write_atomic(page, html.as_bytes())?;
+    }
+    let mut extra = Map::new();
+    extra.insert(
+        "judge".into(),
+        serde_json::to_value(&summary).unwrap_or_default(),
+    );
+    desk.end(global, &args.files.out, &tally, gate, extra, &words)
+}
+
+type PairItem<'a> = (String, (&'a Row, judges::Pair));
+
+/// Pairs of every row that has at least two completions; rows with fewer are said.
+fn pairs_of<'a>(
+    desk: &'a Desk,
+    select: &Pairs,
+    settings: &str,
+) -> Result<Vec<PairItem<'a>>, Error> {
+    let mut items = Vec::new();
+    let mut short = Vec::new();
+    for row in &desk.dataset.rows {
+        let n = row.completions.len();
+        if n < 2 {
+            short.push(row.line);
+            continue;
+        }
+        let ratings: Option<Vec<f64>> = row
+            .columns
+            .get("ratings")
+            .and_then(|v| serde_json::from_value(v.clone()).ok());
+        let pair_seed = seed::derive(desk.seed, &["pairs", &row.id]);
+        for (i, j) in pairs(n, select, ratings.as_deref(), pair_seed)? {
+            let id = if n == 2 {
+                row.id.clone()
+            } else {
+                format!("{}/{i}-{j}", row.id)
+            };
+            let pair = judges::Pair {
+                id,
+                prompt: row.prompt.clone(),
+                response_a: row.completions[i].clone(),
+                response_b: row.completions[j].clone(),
+            };
+            items.push((judges::key(settings, &pair), (row, pair)));
+        }
+    }
+    if let Some(first) = short.first() {
+        desk.progress.note(&format!(
+            "{}:{first}: a comparison needs two completions; {} such rows left out",
+            desk.dataset.path.display(),
+            short.len()
+        ));
+    }
+    Ok(items)
+}
+
+/// The input's columns with the label.
+fn judged_row(row: &Row, j: &Judgment) -> Value {
+    let p = rlaif::Preference::from(j);
+    with_columns(
+        &row.columns,
+        &row.prompt,
+        json!({
+            "rlaif_id": j.id,
+            "chosen": p.chosen, "rejected": p.rejected, "p_chosen": p.p_chosen,
+            "p_first": j.p_first, "orders_agree": j.orders_agree, "outcome": j.outcome,
+            "principle": j.principle, "judge": rater_name(&j.rater), "reason": j.reason,
+            "response_a": j.response_a, "response_b": j.response_b, "orders": j.orders,
+            "lost": j.provenance.as_ref().map(|p| &p.lost),
+        }),
+    )
+}

@@ -1,0 +1,428 @@
+//! Runs by recipe: `init`, `plan`, `run`, and what is made of a run: `export`, `report`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rlaif::error::Error;
+use rlaif::figures::{self, Totals};
+use rlaif::pipeline::{self, Selection};
+use rlaif::plan::StagePlan;
+use rlaif::progress::Progress;
+use rlaif::report::{Page, render};
+use rlaif::rows::{Stop, Tally};
+use rlaif::stages::{self, Context, export as exports, read_records};
+use rlaif::{Constitution, Judgment, Outcome, Recipe, Revision};
+use rlaif_core::dataset::{self, Dataset};
+use rlaif_core::export::{Target, preference_of_judged_row, preferences, write_rows};
+use rlaif_core::run::{RunFolder, write_atomic};
+use rlaif_core::{ModelId, Probability, Rater};
+use serde_json::{Value, json};
+
+use super::args::{ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs};
+use super::loose::{note_faults, stop_on_interrupt};
+use super::models::Models;
+use super::show::Bars;
+
+const RECIPE: &str = include_str!("../../templates/recipe.toml");
+const PROMPTS: &str = "{\"prompt\": \"How do I ask my neighbor to turn the music down?\"}\n\
+    {\"prompt\": \"Can I take ibuprofen and aspirin together?\"}\n\
+    {\"prompt\": \"Write a message to a colleague who missed a deadline.\"}\n";
+
+pub fn init(args: &InitArgs) -> Result<u8, Error> {
+    let (policy, critic, key, price) = match args.judge {
+        JudgeKind::Local => (
+            "http://localhost:8000/v1#my-model",
+            "http://localhost:8000/v1#my-model",
+            "",
+            "",
+        ),
+        JudgeKind::Api => (
+            "https://api.openai.com/v1#gpt-4o-mini",
+            "https://api.openai.com/v1#gpt-4o",
+            "api_key_env = \"OPENAI_API_KEY\"      # the variable that holds the key\n",
+            "# Put in today's prices, and `rlaif plan` says what the run can cost at most:\n\
+             # price = { prompt_usd_per_mtok = 0.0, completion_usd_per_mtok = 0.0 }\n",
+        ),
+    };
+    let recipe = RECIPE
+        .replace("{{policy}}", policy)
+        .replace("{{critic}}", critic)
+        .replace("{{key}}{{price}}", &format!("{key}{price}"))
+        .replace("{{key}}", key);
+    let constitution = Constitution::supplied_text("default.toml").unwrap_or_default();
+    for (name, text) in [
+        ("recipe.toml", recipe.as_str()),
+        ("constitution.toml", constitution),
+        ("prompts.jsonl", PROMPTS),
+    ] {
+        let path = args.dir.join(name);
+        if path.exists() {
+            eprintln!("kept    {}", path.display());
+        } else {
+            write_atomic(&path, text.as_bytes())?;
+            eprintln!("written {}", path.display());
+        }
+    }
+    eprintln!(
+        "next: rlaif plan {}",
+        args.dir.join("recipe.toml").display()
+    );
+    Ok(0)
+}
+
+/// A checked recipe with what it names read.
+struct Ready {
+    recipe: Recipe,
+    constitution: Constitution,
+    prompts: Dataset,
+}
+
+fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<Ready, Error> {
+    let recipe = Recipe::read(path, overrides)?;
+    let constitution = Constitution::read(&recipe.constitution)?;
+    let mut prompts = dataset::read(&recipe.prompts)?;
+    note_faults(&prompts, progress);
+    if let Some(limit) = recipe.limit {
+        prompts.rows.truncate(limit);
+    }
+    if prompts.rows.is_empty() {
+        return Err(Error::input(
+            format!(
+                "`{}` has no prompt that can be read",
+                recipe.prompts.display()
+            ),
+            "write one JSON object a line, as in {\"prompt\": \"…\"}",
+        ));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if let Some(c) = &recipe.critique {
+        stages::template(&c.template, rlaif_feedback::Purpose::Critique, folder)?;
+    }
+    if let Some(c) = &recipe.revise {
+        stages::template(&c.template, rlaif_feedback::Purpose::Revise, folder)?;
+    }
+    if let Some(c) = &recipe.judge {
+        stages::template(&c.template, rlaif_feedback::Purpose::Pair, folder)?;
+    }
+    Ok(Ready {
+        recipe,
+        constitution,
+        prompts,
+    })
+}
+
+pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
+    let progress: Arc<dyn Progress> = Arc::new(Bars::new());
+    let ready = ready(&args.recipe, &args.set, &*progress)?;
+    // Opening the models finds a key that is not set; nothing is asked.
+    Models::of_recipe(&ready.recipe, &progress)?;
+    let plans = rlaif::plan::plan(&ready.recipe, &ready.constitution, &ready.prompts);
+    if global.json {
+        println!(
+            "{}",
+            json!({ "prompts": ready.prompts.rows.len(), "stages": plans })
+        );
+        return Ok(0);
+    }
+    println!(
+        "{} prompts, {} principles\n",
+        ready.prompts.rows.len(),
+        ready.constitution.principles.len()
+    );
+    println!(
+        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+        "stage", "model", "rows", "calls", "prompt tokens", "most generated", "most $"
+    );
+    let money = |usd: Option<f64>| usd.map_or("no price".into(), |u| format!("{u:.2}"));
+    for p in &plans {
+        println!(
+            "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+            p.stage,
+            p.model,
+            p.rows,
+            p.calls,
+            p.prompt_tokens,
+            p.max_completion_tokens,
+            money(p.max_usd)
+        );
+    }
+    let sum = |f: fn(&StagePlan) -> u64| plans.iter().map(f).sum::<u64>();
+    let usd = plans.iter().map(|p| p.max_usd).sum::<Option<f64>>();
+    let calls = sum(|p| p.calls);
+    println!(
+        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+        "all",
+        "",
+        "",
+        calls,
+        sum(|p| p.prompt_tokens),
+        sum(|p| p.max_completion_tokens),
+        money(usd)
+    );
+    println!(
+        "\nAt one second an answer and {} rows in flight: about {} s. Prompt tokens are estimated \
+         at four bytes each.",
+        ready.recipe.concurrency,
+        calls.div_ceil(ready.recipe.concurrency as u64)
+    );
+    Ok(0)
+}
+
+pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
+    let begun = Instant::now();
+    let which = Selection {
+        only: args.only.clone(),
+        from: args.from.clone(),
+        until: args.until.clone(),
+    };
+    which.check()?;
+    let progress: Arc<dyn Progress> = Arc::new(Bars::new());
+    let ready = ready(&args.recipe, &args.set, &*progress)?;
+    let beside = args.recipe.parent().unwrap_or(Path::new("")).join("run");
+    let path = args.run.clone().unwrap_or(beside);
+    let mut folder = RunFolder::open(&path)?;
+    let models = Models::of_recipe(&ready.recipe, &progress)?;
+    let stop = Stop::default();
+    stop_on_interrupt(&stop);
+    let mut cx = Context {
+        recipe: &ready.recipe,
+        constitution: &ready.constitution,
+        prompts: &ready.prompts,
+        folder: &mut folder,
+        models: &models.by_name,
+        progress: &*progress,
+        stop: &stop,
+    };
+    let reports = pipeline::run(&mut cx, &which).await?;
+    for report in &reports {
+        let t = &report.tally;
+        let counts: Vec<String> = Outcome::ALL
+            .iter()
+            .filter(|o| t.count(**o) > 0)
+            .map(|o| format!("{} {o}", t.count(*o)))
+            .collect();
+        let note = if report.unchanged { " (unchanged)" } else { "" };
+        eprintln!(
+            "{:12} {} rows: {}{note}",
+            report.stage,
+            t.rows,
+            counts.join(", ")
+        );
+    }
+    let exported = export_all(&path, &ready.recipe)?;
+    for e in &exported {
+        eprintln!(
+            "{:12} {} rows -> {}{}",
+            "export",
+            e.rows,
+            e.path.display(),
+            left_out(&e.left_out)
+        );
+    }
+    let page = path.join("report.html");
+    let title = ready.recipe.path.display().to_string();
+    let summary = write_page(&path, &page, &title, Some(&ready.prompts))?;
+    if let Some(summary) = &summary {
+        for line in figures::lines(summary) {
+            eprintln!("{line}");
+        }
+    }
+    eprintln!("{:12} {}", "report", page.display());
+    if global.json {
+        let last = reports
+            .last()
+            .map_or_else(Tally::default, |r| r.tally.clone());
+        let mut totals = Totals::new(&last, begun.elapsed().as_secs_f64());
+        models.count(&mut totals);
+        let mut value = json!({
+            "run": path, "stages": reports, "exports": exported, "judge": summary, "report": page,
+        });
+        if let (Some(map), Ok(Value::Object(totals))) =
+            (value.as_object_mut(), serde_json::to_value(&totals))
+        {
+            map.extend(totals);
+        }
+        println!("{value}");
+    }
+    Ok(0)
+}
+
+fn left_out(by: &BTreeMap<String, usize>) -> String {
+    if by.is_empty() {
+        return String::new();
+    }
+    let list: Vec<String> = by.iter().map(|(name, n)| format!("{n} {name}")).collect();
+    format!(" (left out: {})", list.join(", "))
+}
+
+fn export_all(run: &Path, recipe: &Recipe) -> Result<Vec<exports::Exported>, Error> {
+    let mut done = Vec::new();
+    let Some(config) = &recipe.export else {
+        return Ok(done);
+    };
+    let folder = run.join("export");
+    if run.join(stages::preferences::FILE).is_file() {
+        for name in &config.to {
+            let target: Target = name.parse()?;
+            let out = folder.join(format!("{name}.{}", target.ending()));
+            done.push(exports::preferences(run, target, &out)?);
+        }
+    }
+    done.extend(exports::revisions(run, &folder.join("sft.jsonl"))?);
+    Ok(done)
+}
+
+/// Rows of a file that `rlaif judge` wrote.
+fn judged_rows(path: &Path) -> Result<Dataset, Error> {
+    let dataset = dataset::read(path)?;
+    let judged = |row: &dataset::Row| row.columns.contains_key("rlaif_id");
+    if dataset.rows.iter().any(judged) {
+        return Ok(dataset);
+    }
+    Err(Error::input(
+        format!(
+            "`{}` is neither a run folder nor a file that `rlaif judge` wrote",
+            path.display()
+        ),
+        "give the folder of `rlaif run`, or the `--out` of `rlaif judge`",
+    ))
+}
+
+pub fn export(args: &ExportArgs, global: &Global) -> Result<u8, Error> {
+    let target: Target = args.to.parse()?;
+    let name = format!("{}.{}", args.to, target.ending());
+    let done = if args.run.is_dir() {
+        let out = args
+            .out
+            .clone()
+            .unwrap_or_else(|| args.run.join("export").join(name));
+        exports::preferences(&args.run, target, &out)?
+    } else {
+        let dataset = judged_rows(&args.run)?;
+        let list: Vec<_> = dataset
+            .rows
+            .iter()
+            .filter_map(|row| preference_of_judged_row(&row.columns, &row.prompt))
+            .collect();
+        let made = preferences(&list, target);
+        let out = args
+            .out
+            .clone()
+            .unwrap_or_else(|| args.run.with_extension(name));
+        write_rows(&out, &made.rows)?;
+        exports::Exported {
+            path: out,
+            rows: made.rows.len(),
+            left_out: made.left_out,
+        }
+    };
+    eprintln!(
+        "{} rows -> {}{}",
+        done.rows,
+        done.path.display(),
+        left_out(&done.left_out)
+    );
+    if global.json {
+        println!("{}", serde_json::to_value(&done).unwrap_or_default());
+    }
+    Ok(0)
+}
+
+/// A judgment as a judged row tells it.
+fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
+    let c = &row.columns;
+    let text = |name: &str| {
+        c.get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Some(Judgment {
+        id: text("rlaif_id"),
+        prompt: row.prompt.clone(),
+        response_a: text("response_a"),
+        response_b: text("response_b"),
+        principle: c
+            .get("principle")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+        p_first: c
+            .get("p_first")
+            .and_then(Value::as_f64)
+            .map_or(Probability::NONE, Probability::new),
+        outcome: serde_json::from_value(c.get("outcome")?.clone()).ok()?,
+        orders_agree: c.get("orders_agree").and_then(Value::as_bool),
+        reason: text("reason"),
+        orders: serde_json::from_value(c.get("orders")?.clone()).ok()?,
+        rater: Rater::Model(ModelId::new(text("judge"))),
+        cost: rlaif_core::Cost::default(),
+        provenance: None,
+    })
+}
+
+/// Writes the page of a run folder; `None` where nothing was judged.
+fn write_page(
+    run: &Path,
+    page: &Path,
+    title: &str,
+    prompts: Option<&Dataset>,
+) -> Result<Option<rlaif_eval::JudgeSummary>, Error> {
+    fn records<T: serde::de::DeserializeOwned>(path: PathBuf) -> Result<Vec<T>, Error> {
+        if path.is_file() {
+            read_records(&path)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+    let judgments: Vec<Judgment> = records(run.join(stages::judge::FILE))?;
+    let revisions: Vec<Revision> = records(run.join(stages::revise::FILE))?;
+    let labels: BTreeMap<String, f64> = prompts
+        .iter()
+        .flat_map(|d| &d.rows)
+        .filter_map(|row| Some((row.id.clone(), row.label.get()?)))
+        .collect();
+    let summary = figures::summary(&judgments, &labels)?;
+    let html = render(&Page {
+        title,
+        judgments: &judgments,
+        revisions: &revisions,
+        summary: &summary,
+    });
+    write_atomic(page, html.as_bytes())?;
+    Ok((!judgments.is_empty()).then_some(summary))
+}
+
+pub fn report(args: &ReportArgs, global: &Global) -> Result<u8, Error> {
+    let title = args.run.display().to_string();
+    let page = if args.run.is_dir() {
+        let page = args
+            .out
+            .clone()
+            .unwrap_or_else(|| args.run.join("report.html"));
+        write_page(&args.run, &page, &title, None)?;
+        page
+    } else {
+        let dataset = judged_rows(&args.run)?;
+        let judgments: Vec<Judgment> = dataset.rows.iter().filter_map(judgment_of).collect();
+        let summary = figures::summary(&judgments, &BTreeMap::new())?;
+        let page = args
+            .out
+            .clone()
+            .unwrap_or_else(|| args.run.with_extension("html"));
+        let html = render(&Page {
+            title: &title,
+            judgments: &judgments,
+            revisions: &[],
+            summary: &summary,
+        });
+        write_atomic(&page, html.as_bytes())?;
+        page
+    };
+    eprintln!("report -> {}", page.display());
+    if global.json {
+        println!("{}", json!({ "report": page }));
+    }
+    Ok(0)
+}

@@ -1,0 +1,86 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use rlaif_core::script::ScriptedModel;
+use rlaif_core::{Constitution, Prompt};
+use rlaif_feedback::{Judge, JudgeConfig, judge};
+
+use super::*;
+
+const HOSTILE: &str = "</div></article><script>document.title='PWNED'</script><img src=x \
+                       onerror=\"document.title='PWNED'\">\u{202e}evil\u{200b}";
+
+fn judgment(a: &str, b: &str) -> Judgment {
+    let model = ScriptedModel::new(HOSTILE, |_| Ok(HOSTILE.into()))
+        .with_probabilities(|_| Ok(vec![0.8, 0.2]));
+    let constitution = Constitution::parse(
+        "[[principles]]\nid='<b>'\ncritique='c'\nrevision='r'",
+        Path::new("c"),
+    )
+    .unwrap();
+    let config = JudgeConfig {
+        rationale: rlaif_feedback::Rationale::After,
+        ..Default::default()
+    };
+    let by = Judge::new(Arc::new(model), constitution, config, None, 1).unwrap();
+    futures::executor::block_on(judge(&by, HOSTILE, &Prompt::from(HOSTILE), a, b)).unwrap()
+}
+
+#[test]
+fn hostile_text_stays_text() {
+    let judgments = vec![judgment(HOSTILE, "fine")];
+    let summary = JudgeSummary::from_judgments(&judgments, None).unwrap();
+    let html = render(&Page {
+        title: HOSTILE,
+        judgments: &judgments,
+        revisions: &[],
+        summary: &summary,
+    });
+    assert!(!html.contains("<script>document"), "a script came through");
+    assert!(!html.contains("<img"), "a tag came through");
+    assert!(html.contains("&lt;img"));
+    assert!(html.contains("U+202E") && html.contains("U+200B"));
+    // Attribute values are quoted and escaped: no quote of the text ends one.
+    assert!(!html.contains("onerror=\"document"));
+}
+
+#[test]
+fn a_large_file_is_shown_in_part_and_says_so() {
+    let one = judgment("a", "b");
+    let many: Vec<Judgment> = (0..1_000)
+        .map(|i| Judgment {
+            id: format!("row{i}"),
+            outcome: if i % 10 == 0 {
+                Outcome::Refused
+            } else {
+                Outcome::Decided
+            },
+            ..one.clone()
+        })
+        .collect();
+    let rows = chosen_rows(&many);
+    assert!(rows.len() <= MAX_CARDS, "{}", rows.len());
+    assert!(
+        rows.iter()
+            .filter(|j| j.outcome == Outcome::Refused)
+            .count()
+            >= MAX_UNDECIDED
+    );
+    let summary = JudgeSummary::from_judgments(&many, None).unwrap();
+    let html = render(&Page {
+        title: "t",
+        judgments: &many,
+        revisions: &[],
+        summary: &summary,
+    });
+    assert!(html.contains(&format!("{} of 1000 rows", rows.len())));
+}
+
+#[test]
+fn words_that_went_and_came_are_marked() {
+    let html = diff("be rude now", "be kind now").into_string();
+    assert!(
+        html.contains("<del>rude</del>") && html.contains("<ins>kind</ins>"),
+        "{html}"
+    );
+}
