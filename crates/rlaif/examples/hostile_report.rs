@@ -1,0 +1,44 @@
+//! Writes a report on texts that try to break out of the page: `hostile_report OUT.html`.
+
+use std::path::Path;
+
+use rlaif::blocking::RlaifAgent;
+use rlaif::report::{Page, render};
+use rlaif::{Constitution, Error, Message, ScriptedModel, open};
+
+const HOSTILE: [&str; 6] = [
+    "<script>document.title='PWNED'</script>",
+    "</div></article></main><img src=x onerror=\"document.title='PWNED'\">",
+    "\"><svg onload=document.title='PWNED'>",
+    "</style></script><iframe srcdoc=\"<script>parent.document.title='PWNED'</script>\"></iframe>",
+    "plain at first \u{202e}then backwards\u{202c} with an invisible\u{200b} space",
+    "<a href=\"javascript:document.title='PWNED'\">a link</a> {{ 1 + 1 }} &amp; done",
+];
+
+fn main() -> Result<(), Error> {
+    let out = std::env::args().nth(1).unwrap_or_else(|| "hostile.html".into());
+    let mut judgments = Vec::new();
+    let mut revisions = Vec::new();
+    for (i, text) in HOSTILE.iter().enumerate() {
+        let judge = ScriptedModel::new(text, move |_| Ok((*text).to_owned()))
+            .with_probabilities(move |_| {
+                let p = 0.15 + 0.12 * i as f64;
+                Ok(vec![p, 1.0 - p])
+            });
+        let writer = move |_: &[Message]| format!("A kinder answer, with {text} in it.");
+        let constitution = Constitution::read("default.toml")?;
+        let agent = RlaifAgent::new(open(writer)?, open(judge)?, constitution);
+        let critique = agent.generate_critique(*text, text)?;
+        revisions.push(agent.improve_response(*text, text, &critique)?);
+        judgments.push(agent.generate_preference_data(*text, text, "a plain answer")?);
+    }
+    let summary = rlaif::figures::summary(&judgments, &Default::default())?;
+    let page = Page {
+        title: "Texts that try to break out",
+        judgments: &judgments,
+        revisions: &revisions,
+        summary: &summary,
+    };
+    rlaif_core::run::write_atomic(Path::new(&out), render(&page).as_bytes())?;
+    Ok(())
+}
