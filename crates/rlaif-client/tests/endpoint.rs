@@ -1,4 +1,5 @@
 //! The client against an endpoint that fails in the ways endpoints do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

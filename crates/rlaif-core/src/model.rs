@@ -51,6 +51,9 @@ pub struct ItemId {
     pub draw: u32,
 }
 
+/// Receives text as it arrives.
+pub type Sink = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What goes with a call beside its content.
 #[derive(Clone)]
 pub struct CallContext {
@@ -61,7 +64,7 @@ pub struct CallContext {
     /// Time after which the call must have ended, retries included.
     pub deadline: Duration,
     /// Receives text as it arrives, where the model can stream.
-    pub sink: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub sink: Option<Sink>,
 }
 
 impl CallContext {
@@ -329,7 +332,7 @@ impl ModelError {
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         match self {
-            ModelError::Rejected { status, .. } => matches!(status, 401 | 402 | 403 | 404 | 405),
+            ModelError::Rejected { status, .. } => matches!(status, 401..=405),
             ModelError::Broken { .. } => true,
             _ => false,
         }

@@ -1,4 +1,5 @@
 //! What must hold for any rows.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
 use proptest::prelude::*;
 use rlaif_eval::*;

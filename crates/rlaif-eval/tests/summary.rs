@@ -1,4 +1,5 @@
 //! The summary of a judge, on rows small enough to count by hand.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
 use proptest::prelude::*;
 use rlaif_core::message::Prompt;

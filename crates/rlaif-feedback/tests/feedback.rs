@@ -1,4 +1,5 @@
 //! Feedback against scripted models whose truth is known.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! The binary, run as a person would, against an endpoint on this machine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
