@@ -18,7 +18,15 @@ const WALLS: [Wall; 6] = [
     Wall {
         name: "rlaif-core",
         may: &[],
-        must_not: &["tokio", "reqwest", "hyper", "candle-core", "rand", "chrono", "indicatif"],
+        must_not: &[
+            "tokio",
+            "reqwest",
+            "hyper",
+            "candle-core",
+            "rand",
+            "chrono",
+            "indicatif",
+        ],
         because: "core is vocabulary: no sockets, no tensors, no clocks, no global random state",
     },
     Wall {
@@ -45,13 +53,20 @@ const WALLS: [Wall; 6] = [
         must_not: &[],
         because: "the façade wires the rooms together",
     },
-    Wall { name: "xtask", may: &[], must_not: &[], because: "checks stand outside the house" },
+    Wall {
+        name: "xtask",
+        may: &[],
+        must_not: &[],
+        because: "checks stand outside the house",
+    },
 ];
 
 /// Faults of one crate's dependencies; tests may use more, since they ship nothing.
 fn faults(name: &str, dependencies: &[&str]) -> Vec<String> {
     let Some(wall) = WALLS.iter().find(|w| w.name == name) else {
-        return vec![format!("`{name}` has no entry in the table of walls (xtask/src/edges.rs)")];
+        return vec![format!(
+            "`{name}` has no entry in the table of walls (xtask/src/edges.rs)"
+        )];
     };
     let is_ours = |d: &str| d == "rlaif" || d.starts_with("rlaif-");
     dependencies
@@ -84,7 +99,11 @@ pub fn check() -> Result<(), String> {
     if packages.is_empty() {
         all.push("cargo metadata names no package".to_owned());
     }
-    if all.is_empty() { Ok(()) } else { Err(all.join("\n")) }
+    if all.is_empty() {
+        Ok(())
+    } else {
+        Err(all.join("\n"))
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +114,10 @@ mod tests {
     fn a_planted_edge_is_found() {
         assert!(faults("rlaif-eval", &["rlaif-core", "serde"]).is_empty());
         let found = faults("rlaif-eval", &["rlaif-client"]);
-        assert!(found[0].contains("`rlaif-eval` uses `rlaif-client`"), "{found:?}");
+        assert!(
+            found[0].contains("`rlaif-eval` uses `rlaif-client`"),
+            "{found:?}"
+        );
         assert!(!faults("rlaif-core", &["tokio"]).is_empty());
         assert!(!faults("rlaif-feedback", &["rlaif"]).is_empty());
         assert!(!faults("rlaif-new", &[]).is_empty());

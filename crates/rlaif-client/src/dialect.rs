@@ -49,13 +49,13 @@ impl Dialect {
     /// limit under its other name is not lost.
     pub(crate) fn apply(&self, body: &mut Map<String, Value>) -> Vec<String> {
         let mut lost = Vec::new();
-        if self.dropped.contains("max_tokens") {
-            if let Some(limit) = body.remove("max_tokens") {
-                if self.dropped.contains("max_completion_tokens") {
-                    lost.push("max_tokens".to_owned());
-                } else {
-                    body.insert("max_completion_tokens".into(), limit);
-                }
+        if self.dropped.contains("max_tokens")
+            && let Some(limit) = body.remove("max_tokens")
+        {
+            if self.dropped.contains("max_completion_tokens") {
+                lost.push("max_tokens".to_owned());
+            } else {
+                body.insert("max_completion_tokens".into(), limit);
             }
         }
         for field in &self.dropped {

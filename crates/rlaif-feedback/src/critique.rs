@@ -302,13 +302,12 @@ pub fn parse_critique(text: &str, principle_ids: &[String]) -> ParsedCritique {
         if let Some(id) = principle_ids
             .iter()
             .find(|id| head.eq_ignore_ascii_case(id))
+            && let Some(grade) = grade(tail, 5)
         {
-            if let Some(grade) = grade(tail, 5) {
-                if !parsed.adherence.iter().any(|(known, _)| known == id) {
-                    parsed.adherence.push((id.clone(), grade));
-                }
-                continue;
+            if !parsed.adherence.iter().any(|(known, _)| known == id) {
+                parsed.adherence.push((id.clone(), grade));
             }
+            continue;
         }
         match head.to_ascii_lowercase().as_str() {
             "critique" | "review" => {

@@ -16,15 +16,18 @@ const HOSTILE: [&str; 6] = [
 ];
 
 fn main() -> Result<(), Error> {
-    let out = std::env::args().nth(1).unwrap_or_else(|| "hostile.html".into());
+    let out = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "hostile.html".into());
     let mut judgments = Vec::new();
     let mut revisions = Vec::new();
     for (i, text) in HOSTILE.iter().enumerate() {
-        let judge = ScriptedModel::new(text, move |_| Ok((*text).to_owned()))
-            .with_probabilities(move |_| {
+        let judge = ScriptedModel::new(text, move |_| Ok((*text).to_owned())).with_probabilities(
+            move |_| {
                 let p = 0.15 + 0.12 * i as f64;
                 Ok(vec![p, 1.0 - p])
-            });
+            },
+        );
         let writer = move |_: &[Message]| format!("A kinder answer, with {text} in it.");
         let constitution = Constitution::read("default.toml")?;
         let agent = RlaifAgent::new(open(writer)?, open(judge)?, constitution);

@@ -238,12 +238,12 @@ fn is_open(name: &str) -> bool {
 pub fn commonest_error<R: Ended>(log: &RowLog, keys: &[String]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for key in keys {
-        if let Ok(Some(record)) = log.get::<R>(key) {
-            if record.outcome() == rlaif_core::Outcome::Failed {
-                *counts
-                    .entry(record.error().unwrap_or_default())
-                    .or_default() += 1;
-            }
+        if let Ok(Some(record)) = log.get::<R>(key)
+            && record.outcome() == rlaif_core::Outcome::Failed
+        {
+            *counts
+                .entry(record.error().unwrap_or_default())
+                .or_default() += 1;
         }
     }
     counts
