@@ -78,7 +78,7 @@ fn faults(name: &str, dependencies: &[&str]) -> Vec<String> {
 
 /// Checks every crate of the workspace.
 pub fn check() -> Result<(), String> {
-    let output = Command::new(env!("CARGO"))
+    let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
         .map_err(|e| format!("cannot run cargo metadata: {e}"))?;

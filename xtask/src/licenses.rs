@@ -33,7 +33,7 @@ pub fn check() -> Result<(), String> {
         .flatten()
         .filter_map(|entry| entry.get("name")?.as_str())
         .collect();
-    let output = Command::new(env!("CARGO"))
+    let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
         .args([
             "metadata",
             "--format-version",

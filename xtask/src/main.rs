@@ -43,7 +43,10 @@ fn run(command: &mut Command) -> Result<(), String> {
 }
 
 fn cargo(line: &str) -> Result<(), String> {
-    run(Command::new(env!("CARGO")).args(line.split_whitespace()))
+    run(
+        Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+            .args(line.split_whitespace()),
+    )
 }
 
 fn is_installed(program: &str) -> bool {
@@ -93,9 +96,11 @@ const STEPS: [Step; 9] = [
     }),
     ("doctests", || cargo("test --workspace --doc")),
     ("docs", || {
-        run(Command::new(env!("CARGO"))
-            .args(["doc", "--workspace", "--no-deps", "--quiet"])
-            .env("RUSTDOCFLAGS", "-D warnings"))
+        run(
+            Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()))
+                .args(["doc", "--workspace", "--no-deps", "--quiet"])
+                .env("RUSTDOCFLAGS", "-D warnings"),
+        )
     }),
     ("licenses", licenses::check),
 ];

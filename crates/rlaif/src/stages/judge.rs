@@ -84,7 +84,7 @@ pub fn key(settings: &str, pair: &Pair) -> String {
 /// Judges one pair.
 ///
 /// # Errors
-/// As [`judge`].
+/// As [`judge()`].
 pub async fn judge_pair(by: &Judge, pair: Pair) -> Result<Judgment, rlaif_feedback::FeedbackError> {
     judge(
         by,

@@ -108,7 +108,7 @@ pub fn key(settings: &str, critique: &Critique) -> String {
 /// A step that fails ends the chain; what came before it is kept.
 ///
 /// # Errors
-/// As [`revise`].
+/// As [`revise()`].
 pub async fn chain(
     reviser: &Reviser,
     critic: Option<&Critic>,
