@@ -596,3 +596,69 @@ async fn what_init_writes_passes_plan() {
         assert!(!stderr(&output).contains("planted-key-value"));
     }
 }
+
+/// Needs a small file system of its own, so it runs where the tests may mount one.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = |options: &str| {
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&disk)
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if !mount("size=32k") {
+        println!("skipped: no file system can be mounted here");
+        return;
+    }
+    let server = server(Duration::ZERO).await;
+    let pairs: String = (0..60)
+        .map(|i| format!("{{\"prompt\": \"Q{i}\", \"completions\": [\"please {i}\", \"no\"]}}\n"))
+        .collect();
+    write(folder.path(), "pairs.jsonl", &pairs);
+    let critic = format!("{}/v1#judge", server.uri());
+    let args = [
+        "judge",
+        "pairs.jsonl",
+        "--constitution",
+        "polite.toml",
+        "--critic",
+        &critic,
+        "--out",
+        "disk/l.jsonl",
+    ];
+    let full = done(rlaif(folder.path(), &args)).await;
+    let kept = std::fs::read_to_string(disk.join("l.jsonl.partial")).unwrap_or_default();
+    let grown = mount("remount,size=4m");
+    let again = done(rlaif(folder.path(), &args)).await;
+    let labels = std::fs::read_to_string(disk.join("l.jsonl")).unwrap_or_default();
+    Command::new("umount")
+        .arg("-l")
+        .arg(&disk)
+        .status()
+        .unwrap();
+    assert_eq!(code(&full), 3, "{}", stderr(&full));
+    let said = stderr(&full);
+    assert!(
+        said.contains("l.jsonl.partial") && said.contains("free some space"),
+        "{said}"
+    );
+    assert!(
+        kept.ends_with('\n') && kept.lines().count() > 3,
+        "{} lines",
+        kept.lines().count()
+    );
+    assert!(grown);
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    assert_eq!(labels.lines().count(), 60);
+    assert!(
+        stderr(&again).contains("finished before"),
+        "{}",
+        stderr(&again)
+    );
+}
