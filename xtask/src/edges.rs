@@ -14,7 +14,7 @@ struct Wall {
     because: &'static str,
 }
 
-const WALLS: [Wall; 6] = [
+const WALLS: [Wall; 9] = [
     Wall {
         name: "rlaif-core",
         may: &[],
@@ -48,8 +48,34 @@ const WALLS: [Wall; 6] = [
         because: "statistics are pure: they ask no model",
     },
     Wall {
+        name: "rlaif-engine",
+        may: &["rlaif-core"],
+        must_not: &["tokio", "reqwest", "hyper", "clap", "indicatif"],
+        because: "the engine is models in memory: no sockets, and it shows nothing",
+    },
+    Wall {
+        name: "rlaif-train",
+        may: &["rlaif-core"],
+        must_not: &["tokio", "reqwest", "candle-core", "minijinja", "rand"],
+        because: "training is numbers in, gradients out: no tensors, no wording, no sockets",
+    },
+    Wall {
+        name: "rlaif-world",
+        may: &["rlaif-core"],
+        must_not: &["tokio", "reqwest", "candle-core", "rand"],
+        because: "the world knows the truth: whoever learns must not be able to ask it",
+    },
+    Wall {
         name: "rlaif",
-        may: &["rlaif-core", "rlaif-client", "rlaif-feedback", "rlaif-eval"],
+        may: &[
+            "rlaif-core",
+            "rlaif-client",
+            "rlaif-feedback",
+            "rlaif-eval",
+            "rlaif-engine",
+            "rlaif-train",
+            "rlaif-world",
+        ],
         must_not: &[],
         because: "the façade wires the rooms together",
     },

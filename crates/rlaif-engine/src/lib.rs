@@ -1,0 +1,1 @@
+//! Models in memory: checkpoints, tokenizers, chat templates, generation, forward and backward.
