@@ -1,1 +1,12 @@
 //! Models in memory: checkpoints, tokenizers, chat templates, generation, forward and backward.
+
+mod config;
+mod error;
+mod kernels;
+mod sampler;
+mod weights;
+
+pub use config::{LlamaConfig, RopeScaling};
+pub use error::EngineError;
+pub use sampler::{Stream, argmax, draw, log_sum_exp};
+pub use weights::{Block, Matrix, PROJECTIONS, Weights};

@@ -1,0 +1,396 @@
+//! Matrix products for inference: y = x Wᵀ with the weights packed once.
+//!
+//! Panels of 32 output columns are stored column-interleaved (`panel[k][32]`), so that each output
+//! is one lane that runs over `k` in order: no horizontal sum, and the same bits for any number of
+//! rows. Few rows read several panels at a time, which hides the latency of the multiply-add.
+
+use rayon::prelude::*;
+
+use super::{Isa, Shared, isa};
+
+const PANEL: usize = 32;
+/// Rows handled between two passes over the weights: small enough that their activations stay in
+/// the second-level cache.
+const ROWS: usize = 96;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; 16]);
+
+/// A weight matrix (out × in) in panels of 32 outputs.
+pub(crate) struct Packed {
+    outputs: usize,
+    inputs: usize,
+    lines: Vec<Line>,
+}
+
+impl Packed {
+    /// Packs row-major matrices with the same number of inputs, one under the other.
+    pub(crate) fn new(inputs: usize, parts: &[&[f32]]) -> Self {
+        let outputs: usize = parts.iter().map(|p| p.len() / inputs).sum();
+        let panels = outputs.div_ceil(PANEL);
+        let rows: Vec<&[f32]> = parts.iter().flat_map(|p| p.chunks_exact(inputs)).collect();
+        let mut lines = vec![Line([0.0; 16]); panels * inputs * 2];
+        lines
+            .par_chunks_mut(inputs * 2)
+            .enumerate()
+            .for_each(|(p, panel)| {
+                for (column, row) in rows.iter().skip(p * PANEL).take(PANEL).enumerate() {
+                    for (k, w) in row.iter().enumerate() {
+                        panel[k * 2 + column / 16].0[column % 16] = *w;
+                    }
+                }
+            });
+        Packed {
+            outputs,
+            inputs,
+            lines,
+        }
+    }
+
+    /// Number of outputs.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `y[r][..] = W x[r]` for every row; x is rows × in, y is rows × out.
+    pub(crate) fn apply(&self, x: &[f32], y: &mut [f32]) {
+        let rows = x.len() / self.inputs;
+        debug_assert_eq!(y.len(), rows * self.outputs);
+        let out = Shared(y.as_mut_ptr());
+        let panels = self.outputs.div_ceil(PANEL);
+        // Chunks of panels: a few per thread for balance, at least four so that a single row has
+        // enough sums in flight.
+        let per = (panels / (rayon::current_num_threads() * 4)).clamp(4, 64);
+        for (block, x) in x.chunks(ROWS * self.inputs).enumerate() {
+            let rows = x.len() / self.inputs;
+            let base = block * ROWS;
+            let run = |chunk: usize| {
+                let from = chunk * per;
+                let to = (from + per).min(panels);
+                self.panels(x, rows, from, to, base, &out);
+            };
+            let chunks = panels.div_ceil(per);
+            // A product that takes less than a fork is done here.
+            if chunks == 1 || rows * self.inputs * self.outputs < 60_000 {
+                (0..chunks).for_each(run);
+            } else {
+                (0..chunks).into_par_iter().for_each(run);
+            }
+        }
+    }
+
+    fn panels(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+        match isa() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `isa` found AVX-512 here.
+            Isa::V4 => unsafe { self.panels_v4(x, rows, from, to, base, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `isa` found AVX2 and FMA here.
+            Isa::V3 => unsafe { self.panels_v3(x, rows, from, to, base, out) },
+            _ => self.panels_any(x, rows, from, to, base, out),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
+    fn panels_v4(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+        // SAFETY: the features are enabled in this function; bounds as in `strip`.
+        unsafe {
+            self.walk(x, rows, from, to, base, out, |s, args| match args.rows {
+                8 => s.tile::<simd::V4, 8, 2, 1>(args),
+                4 => s.tile::<simd::V4, 4, 2, 2>(args),
+                2 => s.tile::<simd::V4, 2, 2, 4>(args),
+                _ => s.tile::<simd::V4, 1, 2, 4>(args),
+            });
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn panels_v3(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+        // SAFETY: as above.
+        unsafe {
+            self.walk(x, rows, from, to, base, out, |s, args| match args.rows {
+                8 => {
+                    for half in 0..4 {
+                        s.tile::<simd::V3, 2, 4, 1>(args.part(half * 2, 2, s.inputs, s.outputs));
+                    }
+                }
+                4 => {
+                    for half in 0..2 {
+                        s.tile::<simd::V3, 2, 4, 1>(args.part(half * 2, 2, s.inputs, s.outputs));
+                    }
+                }
+                2 => s.tile::<simd::V3, 2, 4, 1>(args),
+                _ => s.tile::<simd::V3, 1, 4, 2>(args),
+            });
+        }
+    }
+
+    fn panels_any(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+        // SAFETY: bounds as in `strip`.
+        unsafe {
+            self.walk(x, rows, from, to, base, out, |s, args| {
+                for r in 0..args.rows {
+                    s.tile::<simd::Plain, 1, 32, 1>(args.part(r, 1, s.inputs, s.outputs));
+                }
+            });
+        }
+    }
+
+    /// Cuts the rows into strips of 8, 4, 2 and 1 and hands each to `strip`.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)] // one private walk, three instruction sets
+    unsafe fn walk(
+        &self,
+        x: &[f32],
+        rows: usize,
+        from: usize,
+        to: usize,
+        base: usize,
+        out: &Shared,
+        strip: impl Fn(&Self, Strip),
+    ) {
+        // Groups of panels that a strip of few rows can take at once.
+        let mut panel = from;
+        while panel < to {
+            let group = (to - panel).min(4);
+            let mut row = 0;
+            while row < rows {
+                let left = rows - row;
+                let take = [8, 4, 2, 1].into_iter().find(|n| *n <= left).unwrap_or(1);
+                strip(
+                    self,
+                    Strip {
+                        rows: take,
+                        // SAFETY: `row < rows`, and `base + row` is a row of y.
+                        x: unsafe { x.as_ptr().add(row * self.inputs) },
+                        y: unsafe { out.0.add((base + row) * self.outputs) },
+                        panel,
+                        panels: group,
+                    },
+                );
+                row += take;
+            }
+            panel += group;
+        }
+    }
+
+    /// One strip of `MR` rows over its panels, `P` at a time and then one at a time.
+    #[inline(always)]
+    fn tile<V: simd::Vector, const MR: usize, const NV: usize, const P: usize>(&self, s: Strip) {
+        let mut p = 0;
+        while p + P <= s.panels {
+            // SAFETY: panels `s.panel + p ..` exist, the strip's rows are in bounds.
+            unsafe { self.block::<V, MR, NV, P>(&s, s.panel + p) };
+            p += P;
+        }
+        while p < s.panels {
+            // SAFETY: as above.
+            unsafe { self.block::<V, MR, NV, 1>(&s, s.panel + p) };
+            p += 1;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn block<V: simd::Vector, const MR: usize, const NV: usize, const P: usize>(
+        &self,
+        s: &Strip,
+        panel: usize,
+    ) {
+        let k = self.inputs;
+        // SAFETY: reads stay inside the strip's rows and the panels; writes inside y's columns.
+        unsafe {
+            let b = self.lines.as_ptr().cast::<f32>().add(panel * k * PANEL);
+            let mut acc = [[[V::zero(); NV]; P]; MR];
+            for i in 0..k {
+                for p in 0..P {
+                    let row = b.add((p * k + i) * PANEL);
+                    let mut w = [V::zero(); NV];
+                    for (n, w) in w.iter_mut().enumerate() {
+                        *w = V::load(row.add(n * V::WIDTH));
+                    }
+                    for (m, acc) in acc.iter_mut().enumerate() {
+                        let a = V::splat(*s.x.add(m * k + i));
+                        for n in 0..NV {
+                            acc[p][n] = V::fma(a, w[n], acc[p][n]);
+                        }
+                    }
+                }
+            }
+            for (m, acc) in acc.iter().enumerate() {
+                for (p, acc) in acc.iter().enumerate() {
+                    let column = (panel + p) * PANEL;
+                    let width = PANEL.min(self.outputs - column);
+                    let y = s.y.add(m * self.outputs + column);
+                    if width == PANEL {
+                        for (n, v) in acc.iter().enumerate() {
+                            v.store(y.add(n * V::WIDTH));
+                        }
+                    } else {
+                        let mut edge = [0.0f32; PANEL];
+                        for (n, v) in acc.iter().enumerate() {
+                            v.store(edge.as_mut_ptr().add(n * V::WIDTH));
+                        }
+                        std::ptr::copy_nonoverlapping(edge.as_ptr(), y, width);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of x and y, and the panels to multiply them with.
+#[derive(Clone, Copy)]
+struct Strip {
+    rows: usize,
+    x: *const f32,
+    y: *mut f32,
+    panel: usize,
+    panels: usize,
+}
+
+impl Strip {
+    fn part(self, from: usize, rows: usize, inputs: usize, outputs: usize) -> Strip {
+        Strip {
+            rows,
+            // SAFETY: `from + rows` is at most the strip's own rows.
+            x: unsafe { self.x.add(from * inputs) },
+            // SAFETY: as above.
+            y: unsafe { self.y.add(from * outputs) },
+            ..self
+        }
+    }
+}
+
+mod simd {
+    /// A vector of f32 lanes.
+    pub(super) trait Vector: Copy {
+        const WIDTH: usize;
+        fn zero() -> Self;
+        fn splat(x: f32) -> Self;
+        unsafe fn load(p: *const f32) -> Self;
+        unsafe fn store(self, p: *mut f32);
+        /// a · b + c, rounded once.
+        fn fma(a: Self, b: Self, c: Self) -> Self;
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    mod x86 {
+        use std::arch::x86_64::*;
+
+        macro_rules! vector {
+            ($name:ident, $inner:ty, $width:expr, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
+                #[derive(Clone, Copy)]
+                pub(in super::super) struct $name($inner);
+                // SAFETY (all): constructed only inside functions that enable the instructions.
+                impl super::Vector for $name {
+                    const WIDTH: usize = $width;
+                    #[inline(always)]
+                    fn zero() -> Self {
+                        // SAFETY: see above.
+                        $name(unsafe { $zero() })
+                    }
+                    #[inline(always)]
+                    fn splat(x: f32) -> Self {
+                        // SAFETY: see above.
+                        $name(unsafe { $splat(x) })
+                    }
+                    #[inline(always)]
+                    unsafe fn load(p: *const f32) -> Self {
+                        // SAFETY: the caller's pointer is in bounds.
+                        $name(unsafe { $load(p) })
+                    }
+                    #[inline(always)]
+                    unsafe fn store(self, p: *mut f32) {
+                        // SAFETY: the caller's pointer is in bounds.
+                        unsafe { $store(p, self.0) }
+                    }
+                    #[inline(always)]
+                    fn fma(a: Self, b: Self, c: Self) -> Self {
+                        // SAFETY: see above.
+                        $name(unsafe { $fma(a.0, b.0, c.0) })
+                    }
+                }
+            };
+        }
+        // One line each, so that the eight names can be compared.
+        #[rustfmt::skip]
+        vector!(V4, __m512, 16, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+        #[rustfmt::skip]
+        vector!(V3, __m256, 8, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+    }
+    #[cfg(target_arch = "x86_64")]
+    pub(super) use x86::{V3, V4};
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Plain(f32);
+    impl Vector for Plain {
+        const WIDTH: usize = 1;
+        #[inline(always)]
+        fn zero() -> Self {
+            Plain(0.0)
+        }
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Plain(x)
+        }
+        #[inline(always)]
+        unsafe fn load(p: *const f32) -> Self {
+            // SAFETY: the caller's pointer is in bounds.
+            Plain(unsafe { *p })
+        }
+        #[inline(always)]
+        unsafe fn store(self, p: *mut f32) {
+            // SAFETY: the caller's pointer is in bounds.
+            unsafe { *p = self.0 }
+        }
+        #[inline(always)]
+        fn fma(a: Self, b: Self, c: Self) -> Self {
+            Plain(a.0.mul_add(b.0, c.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In order over k, one fused multiply-add each: the definition, bit for bit.
+    fn slow(w: &[f32], k: usize, x: &[f32]) -> Vec<f32> {
+        x.chunks(k)
+            .flat_map(|row| {
+                w.chunks(k).map(move |w| {
+                    row.iter()
+                        .zip(w)
+                        .fold(0.0f32, |sum, (a, b)| a.mul_add(*b, sum))
+                })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_path_gives_the_bits_of_the_definition() {
+        for (k, n) in [(5, 3), (48, 33), (64, 200), (172, 512)] {
+            let w = crate::weights::normal(n * k, 1.0, 1);
+            let packed = Packed::new(k, &[&w[..k], &w[k..]]);
+            for rows in [1, 2, 3, 7, 8, 64, 131] {
+                let x = crate::weights::normal(rows * k, 1.0, 2);
+                let want = slow(&w, k, &x);
+                let mut y = vec![0.0; rows * n];
+                packed.apply(&x, &mut y);
+                assert_eq!(y, want, "k {k} n {n} rows {rows}");
+                let shared = Shared(y.as_mut_ptr());
+                packed.panels_any(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, &shared);
+                assert_eq!(y, want, "portable");
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: just asked.
+                    unsafe { packed.panels_v3(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, &shared) };
+                    assert_eq!(y, want, "avx2");
+                }
+            }
+        }
+    }
+}
