@@ -149,8 +149,8 @@ pub struct Work<'a> {
     pub sequence: &'a mut Sequence,
     /// Tokens after those it holds.
     pub tokens: &'a [u32],
-    /// The logits (or scores) wanted: the last token's, or every token's.
-    pub all: bool,
+    /// Of how many of the last tokens the logits (or scores) are wanted.
+    pub want: usize,
 }
 
 impl Inference {
@@ -304,7 +304,7 @@ impl Inference {
         let mut wanted = Vec::new();
         let mut row = 0;
         for w in work.iter_mut() {
-            let from = if w.all { 0 } else { w.tokens.len().saturating_sub(1) };
+            let from = w.tokens.len().saturating_sub(w.want);
             wanted.extend_from_slice(&x[(row + from) * d..(row + w.tokens.len()) * d]);
             row += w.tokens.len();
             w.sequence.len += w.tokens.len();
@@ -409,7 +409,7 @@ mod tests {
         let mut cache = Cache::new(c, 1 << 24);
         let mut s = Sequence::default();
         assert!(cache.reserve(&mut s, tokens.len()));
-        let mut work = [Work { sequence: &mut s, tokens, all: false }];
+        let mut work = [Work { sequence: &mut s, tokens, want: 1 }];
         m.forward(&mut cache, &mut work).unwrap()
     }
 
@@ -430,7 +430,7 @@ mod tests {
                 let mut work: Vec<_> = sequences
                     .iter_mut()
                     .zip(&prompts)
-                    .map(|(sequence, tokens)| Work { sequence, tokens, all: false })
+                    .map(|(sequence, tokens)| Work { sequence, tokens, want: 1 })
                     .collect();
                 let out = m.forward(&mut cache, &mut work).unwrap();
                 out.chunks(97).map(<[f32]>::to_vec).collect()
@@ -448,7 +448,7 @@ mod tests {
         let mut last = Vec::new();
         for t in &tokens {
             assert!(cache.reserve(&mut s, 1));
-            let mut work = [Work { sequence: &mut s, tokens: &[*t], all: false }];
+            let mut work = [Work { sequence: &mut s, tokens: &[*t], want: 1 }];
             last = m.forward(&mut cache, &mut work).unwrap();
         }
         assert_eq!(last, want[36]);
@@ -462,7 +462,7 @@ mod tests {
         let tokens = prompt(36);
         let mut first = Sequence::default();
         assert!(cache.reserve(&mut first, tokens.len()));
-        m.forward(&mut cache, &mut [Work { sequence: &mut first, tokens: &tokens, all: false }])
+        m.forward(&mut cache, &mut [Work { sequence: &mut first, tokens: &tokens, want: 1 }])
             .unwrap();
         let mut second = cache.share(&first, tokens.len() - 1);
         assert_eq!(second.len(), 32);
@@ -470,7 +470,7 @@ mod tests {
         assert!(cache.reserve(&mut second, tokens.len() - 32));
         let rest = &tokens[32..];
         let out = m
-            .forward(&mut cache, &mut [Work { sequence: &mut second, tokens: rest, all: false }])
+            .forward(&mut cache, &mut [Work { sequence: &mut second, tokens: rest, want: 1 }])
             .unwrap();
         assert_eq!(out, alone(&c, &m, &tokens));
         cache.release(second);
