@@ -1,6 +1,7 @@
 //! Models in memory: checkpoints, tokenizers, chat templates, generation, forward and backward.
 
 mod config;
+mod convert;
 mod error;
 mod infer;
 mod kernels;
@@ -13,6 +14,7 @@ mod tokenizer;
 mod weights;
 
 pub use config::{LlamaConfig, RopeScaling};
+pub use convert::{Converted, convert};
 pub use error::EngineError;
 pub use infer::{Cache, Inference, Sequence, Work};
 pub use local::LocalModel;
