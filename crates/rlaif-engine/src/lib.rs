@@ -11,6 +11,7 @@ mod schedule;
 mod sampler;
 mod template;
 mod tokenizer;
+mod tune;
 mod weights;
 
 pub use config::{LlamaConfig, RopeScaling};
@@ -22,4 +23,5 @@ pub use sampler::{Stream, argmax, draw, log_sum_exp};
 pub use schedule::{Finished, Job, Options, Scheduler};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
+pub use tune::{AdamW, Adapter, Batch, LoraConfig, Outputs, Tape, Tuner};
 pub use weights::{Block, Matrix, PROJECTIONS, Weights};

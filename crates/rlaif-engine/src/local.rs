@@ -7,7 +7,7 @@ use std::thread;
 use futures::channel::oneshot;
 use rlaif_core::{
     BoxFuture, CallContext, Capabilities, ChoiceLogprobs, ChoiceRequest, Completion, Evidence,
-    Finish, LanguageModel, ModelError, ModelId, SampleRequest, Tokens, Usage,
+    Finish, LanguageModel, Message, ModelError, ModelId, SampleRequest, Tokens, Usage,
 };
 
 use crate::config::LlamaConfig;
@@ -28,6 +28,7 @@ pub struct LocalModel {
     id: ModelId,
     tokenizer: Arc<Tokenizer>,
     eos: Arc<[u32]>,
+    raw: bool,
     queue: mpsc::Sender<Request>,
 }
 
@@ -80,8 +81,26 @@ impl LocalModel {
             id: ModelId::new(name),
             tokenizer,
             eos: config.eos.clone().into(),
+            raw: false,
             queue,
         })
+    }
+
+    /// Continues the plain text of a single message instead of using the chat template.
+    #[must_use]
+    pub fn raw(mut self, raw: bool) -> Self {
+        self.raw = raw;
+        self
+    }
+
+    fn prompt(&self, messages: &[Message], prefill: Option<&str>) -> Result<Vec<u32>, ModelError> {
+        let ids = match (self.raw, messages) {
+            (true, [one]) => self
+                .tokenizer
+                .encode(&(one.content.clone() + prefill.unwrap_or("")), true),
+            _ => self.tokenizer.chat(messages, true, prefill),
+        };
+        ids.map_err(|e| refuse(&e))
     }
 
     async fn ask(
@@ -146,10 +165,7 @@ impl LanguageModel for LocalModel {
         cx: &'a CallContext,
     ) -> BoxFuture<'a, Result<Completion, ModelError>> {
         Box::pin(async move {
-            let prompt = self
-                .tokenizer
-                .chat(&request.messages, true, request.prefill.as_deref())
-                .map_err(|e| refuse(&e))?;
+            let prompt = self.prompt(&request.messages, request.prefill.as_deref())?;
             let length = prompt.len();
             let job = Job::Sample {
                 prompt,
@@ -185,10 +201,7 @@ impl LanguageModel for LocalModel {
         _cx: &'a CallContext,
     ) -> BoxFuture<'a, Result<ChoiceLogprobs, ModelError>> {
         Box::pin(async move {
-            let prompt = self
-                .tokenizer
-                .chat(&request.messages, true, request.prefill.as_deref())
-                .map_err(|e| refuse(&e))?;
+            let prompt = self.prompt(&request.messages, request.prefill.as_deref())?;
             let mut spelled: Vec<Vec<Vec<u32>>> = Vec::new();
             for spellings in &request.choices {
                 let mut ids = Vec::new();

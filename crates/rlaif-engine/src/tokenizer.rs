@@ -41,6 +41,12 @@ impl Tokenizer {
         self.len() == 0
     }
 
+    /// Whether the model has a chat template.
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     /// The id of a token.
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {

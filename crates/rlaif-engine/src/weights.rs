@@ -363,7 +363,7 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, EngineError> {
     Ok(names.into_iter().map(|n| folder.join(n)).collect())
 }
 
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
+pub(crate) fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = view.data();
     match view.dtype() {
         Dtype::F32 => Some(

@@ -15,6 +15,10 @@ pub enum Error {
     /// A template, or a model that cannot be asked at all.
     #[error(transparent)]
     Feedback(#[from] FeedbackError),
+    /// A model in memory.
+    #[cfg(feature = "local")]
+    #[error(transparent)]
+    Engine(#[from] rlaif_engine::EngineError),
     /// A model that cannot be opened.
     #[error("cannot open the model `{model}`: {problem}")]
     Open {
@@ -98,6 +102,17 @@ impl Error {
             {
                 3
             }
+            #[cfg(feature = "local")]
+            Error::Engine(rlaif_engine::EngineError::Io { source, .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                3
+            }
+            #[cfg(feature = "local")]
+            Error::Engine(
+                rlaif_engine::EngineError::NotFinite { .. }
+                | rlaif_engine::EngineError::Memory { .. },
+            ) => 1,
             _ => 2,
         }
     }

@@ -25,6 +25,8 @@ pub mod agent;
 pub mod blocking;
 pub mod error;
 pub mod figures;
+#[cfg(feature = "local")]
+pub mod local;
 pub mod open;
 pub mod pipeline;
 pub mod plan;

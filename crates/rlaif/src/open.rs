@@ -49,15 +49,13 @@ impl IntoModel for String {
 
 impl IntoModel for &Path {
     fn into_model(self) -> Result<Model, Error> {
-        let problem = if self.is_dir() {
-            "models in memory are not part of this version; serve the folder with an \
-             OpenAI-compatible server (vLLM, llama.cpp, `transformers serve`) and give its URL"
-        } else {
-            "it is neither a URL such as `http://localhost:8000/v1#name` nor a folder"
-        };
+        if self.is_dir() {
+            return folder(self);
+        }
         Err(Error::Open {
             model: self.display().to_string(),
-            problem: problem.into(),
+            problem: "it is neither a URL such as `http://localhost:8000/v1#name` nor a folder"
+                .into(),
         })
     }
 }
@@ -91,6 +89,20 @@ where
             }));
         Ok(model)
     }
+}
+
+#[cfg(feature = "local")]
+fn folder(path: &Path) -> Result<Model, Error> {
+    let model = rlaif_engine::LocalModel::open(path, rlaif_engine::Options::default())?;
+    Ok(Arc::new(model))
+}
+
+#[cfg(not(feature = "local"))]
+fn folder(path: &Path) -> Result<Model, Error> {
+    Err(Error::Open {
+        model: path.display().to_string(),
+        problem: "this build runs no models in memory; build with `--features local`".into(),
+    })
 }
 
 #[cfg(feature = "remote")]

@@ -8,7 +8,7 @@
 mod elementwise;
 mod packed;
 
-pub(crate) use elementwise::{add_assign, exp_sum, max_of, rms, rms_norm, silu_mul};
+pub(crate) use elementwise::{add_assign, exp, exp_sum, max_of, rms, rms_norm, silu_mul};
 pub(crate) use packed::Packed;
 
 use std::sync::OnceLock;

@@ -34,7 +34,7 @@ pub struct Global {
     /// Seed of every random choice (a recipe has its own).
     #[arg(long, global = true)]
     pub seed: Option<u64>,
-    /// Threads that handle connections.
+    /// Threads for models in memory [default: all cores] and for connections.
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
 }
@@ -57,6 +57,15 @@ pub enum Verb {
     Export(ExportArgs),
     /// Write one self-contained HTML page on a run, or on a file of labels.
     Report(ReportArgs),
+    /// Complete prompts with a model in memory; ids and log-probabilities beside the text.
+    #[cfg(feature = "local")]
+    Sample(super::local::SampleArgs),
+    /// Score given completions: a reward model's rewards, or a language model's log-probabilities.
+    #[cfg(feature = "local")]
+    Score(super::local::ScoreArgs),
+    /// Turn a GGUF or llama2.c file into a Hugging Face folder.
+    #[cfg(feature = "local")]
+    Convert(super::local::ConvertArgs),
 }
 
 #[derive(Args)]

@@ -2,6 +2,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // showing is what this module is for
 
 mod args;
+#[cfg(feature = "local")]
+mod local;
 mod loose;
 mod models;
 mod run;
@@ -22,6 +24,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
+    #[cfg(feature = "local")]
+    if let Some(n) = cli.global.threads {
+        local::threads(n.max(1));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.global.threads.unwrap_or(2).max(1))
         .enable_all()
@@ -54,5 +60,11 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Judge(args) => loose::judge(&args, &global).await,
         Verb::Export(args) => run::export(&args, &global),
         Verb::Report(args) => run::report(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Sample(args) => local::sample(&args, &global).await,
+        #[cfg(feature = "local")]
+        Verb::Score(args) => local::score(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Convert(args) => local::convert(&args, &global),
     }
 }
