@@ -35,6 +35,8 @@ pub mod recipe;
 pub mod report;
 pub mod rows;
 pub mod stages;
+#[cfg(feature = "local")]
+pub mod train;
 
 pub use agent::RlaifAgent;
 pub use error::Error;

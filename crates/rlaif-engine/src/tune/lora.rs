@@ -154,6 +154,24 @@ impl Adapter {
         all
     }
 
+    /// Tensors under PEFT's names, with their shapes.
+    pub(super) fn named(&self) -> Vec<(String, Vec<usize>, &[f32])> {
+        let mut named = Vec::new();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            for (i, pair) in block.iter().enumerate() {
+                let Some(p) = pair else { continue };
+                for (part, m) in [("lora_A", &p.a), ("lora_B", &p.b)] {
+                    named.push((name(layer, i, part), vec![m.rows, m.cols], m.data.as_slice()));
+                }
+            }
+        }
+        if let Some(s) = &self.score {
+            let name = "base_model.model.score.weight".to_string();
+            named.push((name, vec![s.rows, s.cols], s.data.as_slice()));
+        }
+        named
+    }
+
     /// Weights with `scale · B A` added.
     #[must_use]
     pub fn merge(&self, weights: &Weights) -> Weights {
@@ -193,19 +211,7 @@ impl Adapter {
     /// A file that cannot be written.
     pub fn write(&self, folder: &Path, base: &str) -> Result<(), EngineError> {
         std::fs::create_dir_all(folder).map_err(EngineError::io("create", folder))?;
-        let mut named = Vec::new();
-        for (layer, block) in self.blocks.iter().enumerate() {
-            for (i, pair) in block.iter().enumerate() {
-                let Some(p) = pair else { continue };
-                for (part, m) in [("lora_A", &p.a), ("lora_B", &p.b)] {
-                    named.push((name(layer, i, part), vec![m.rows, m.cols], m.data.as_slice()));
-                }
-            }
-        }
-        if let Some(s) = &self.score {
-            let name = "base_model.model.score.weight".to_string();
-            named.push((name, vec![s.rows, s.cols], s.data.as_slice()));
-        }
+        let named = self.named();
         write_tensors(&folder.join("adapter_model.safetensors"), &named, false)?;
         let (task, saved) = if self.score.is_some() {
             ("SEQ_CLS", json!(["score"]))

@@ -9,15 +9,17 @@ mod lora;
 mod ops;
 mod optim;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
+use safetensors::SafeTensors;
 
 use crate::config::LlamaConfig;
 use crate::error::EngineError;
 use crate::kernels::{add_assign, rms, rms_norm, silu_mul};
 use crate::rope::Rope;
-use crate::weights::{Matrix, Weights};
+use crate::weights::{Matrix, Weights, write_tensors};
 use lora::Pair;
 pub use lora::{Adapter, LoraConfig};
 use ops::{Attention, linear, linear_dw, linear_dx, rms_norm_back, silu_mul_back};
@@ -164,6 +166,60 @@ impl Tuner {
         Ok(self.pass(batch, false, adapter)?.0)
     }
 
+    /// Per-token outputs of other weights of the same shape, without an adapter: the reference model
+    /// of a run that trains all weights.
+    ///
+    /// # Errors
+    /// As [`Tuner::forward`].
+    pub fn evaluate_with(
+        &self,
+        weights: &Arc<Weights>,
+        batch: &Batch<'_>,
+    ) -> Result<Outputs, EngineError> {
+        Ok(self.pass_with(weights, batch, false, false)?.0)
+    }
+
+    /// Writes what training changed, and the optimizer's moments, into a checkpoint folder.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save_state(&self, folder: &Path) -> Result<(), EngineError> {
+        let named = match &self.adapter {
+            Some(a) => a.named(),
+            None => self.weights.named(),
+        };
+        write_tensors(&folder.join("weights.safetensors"), &named, false)?;
+        self.optimizer.write(&folder.join("optimizer.safetensors"))
+    }
+
+    /// Reads what [`Tuner::save_state`] wrote: training goes on with the same bits.
+    ///
+    /// # Errors
+    /// A file that is missing, corrupt or of another model.
+    pub fn restore(&mut self, folder: &Path) -> Result<(), EngineError> {
+        let path = folder.join("weights.safetensors");
+        let bytes = std::fs::read(&path).map_err(EngineError::io("read", &path))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| {
+            EngineError::format(&path, format!("is not a complete checkpoint ({e})"))
+        })?;
+        let tensors = match &mut self.adapter {
+            Some(a) => a.tensors(),
+            None => optim::tensors(Arc::make_mut(&mut self.weights)),
+        };
+        for t in tensors {
+            let data = file
+                .tensor(&t.name)
+                .ok()
+                .and_then(|v| crate::weights::to_f32(&v))
+                .filter(|d| d.len() == t.data.len())
+                .ok_or_else(|| {
+                    EngineError::format(&path, format!("does not hold `{}` of this model", t.name))
+                })?;
+            t.data.copy_from_slice(&data);
+        }
+        self.optimizer.read(&folder.join("optimizer.safetensors"))
+    }
+
     fn check(&self, batch: &Batch<'_>) -> Result<(), EngineError> {
         if let Some(t) = batch.tokens.iter().find(|t| **t as usize >= self.config.vocab) {
             return Err(EngineError::Request(format!(
@@ -186,17 +242,26 @@ impl Tuner {
         Some((a.blocks[layer][i].as_ref()?, a.scale()))
     }
 
-    fn score(&self, on: bool) -> Option<&Matrix> {
+    fn score<'a>(&'a self, weights: &'a Weights, on: bool) -> Option<&'a Matrix> {
         self.adapter
             .as_ref()
             .filter(|_| on)
             .and_then(|a| a.score.as_ref())
-            .or(self.weights.score.as_ref())
+            .or(weights.score.as_ref())
     }
 
     /// y = x Wᵀ [+ scale · x Aᵀ Bᵀ].
-    fn project(&self, on: bool, layer: usize, i: usize, x: &[f32], y: &mut [f32]) {
-        let w = &self.weights.blocks[layer].linear[i];
+    #[allow(clippy::too_many_arguments)] // which projection of which weights, from where to where
+    fn project(
+        &self,
+        weights: &Weights,
+        on: bool,
+        layer: usize,
+        i: usize,
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        let w = &weights.blocks[layer].linear[i];
         linear(x, &w.data, w.cols, y, false, 1.0);
         if let Some((p, scale)) = self.pair(on, layer, i) {
             let mut low = vec![0.0; x.len() / w.cols * p.rank()];
@@ -248,6 +313,16 @@ impl Tuner {
     }
 
     fn pass(&self, batch: &Batch<'_>, keep: bool, on: bool) -> Result<(Outputs, Tape), EngineError> {
+        self.pass_with(&self.weights, batch, keep, on)
+    }
+
+    fn pass_with(
+        &self,
+        weights: &Weights,
+        batch: &Batch<'_>,
+        keep: bool,
+        on: bool,
+    ) -> Result<(Outputs, Tape), EngineError> {
         self.check(batch)?;
         let c = &self.config;
         let (n, d, f) = (batch.tokens.len(), c.hidden, c.intermediate);
@@ -255,32 +330,32 @@ impl Tuner {
         let mut x = Vec::with_capacity(n * d);
         for t in batch.tokens {
             let at = *t as usize * d;
-            x.extend_from_slice(&self.weights.embed.data[at..at + d]);
+            x.extend_from_slice(&weights.embed.data[at..at + d]);
         }
         let attention = self.attention(batch.offsets);
         let mut blocks = Vec::new();
         let mut normed = vec![0.0; n * d];
         let mut delta = vec![0.0; n * d];
         let mut hidden = vec![0.0; n * f];
-        for (layer, block) in self.weights.blocks.iter().enumerate() {
+        for (layer, block) in weights.blocks.iter().enumerate() {
             let inv = norm(&x, &block.input_norm, c.norm_eps, &mut normed);
             let (mut q, mut k, mut v) = (vec![0.0; n * qw], vec![0.0; n * kw], vec![0.0; n * kw]);
-            self.project(on, layer, 0, &normed, &mut q);
-            self.project(on, layer, 1, &normed, &mut k);
-            self.project(on, layer, 2, &normed, &mut v);
+            self.project(weights, on, layer, 0, &normed, &mut q);
+            self.project(weights, on, layer, 1, &normed, &mut k);
+            self.project(weights, on, layer, 2, &normed, &mut v);
             self.rotate(&mut q, qw, batch.offsets, false);
             self.rotate(&mut k, kw, batch.offsets, false);
             let (mut attended, mut lse) = (vec![0.0; n * qw], vec![0.0; n * c.heads]);
             attention.forward(&q, &k, &v, &mut attended, &mut lse);
-            self.project(on, layer, 3, &attended, &mut delta);
+            self.project(weights, on, layer, 3, &attended, &mut delta);
             let before = if keep { x.clone() } else { Vec::new() };
             add_rows(&mut x, &delta);
             let mid_inv = norm(&x, &block.post_norm, c.norm_eps, &mut normed);
             let (mut gate, mut up) = (vec![0.0; n * f], vec![0.0; n * f]);
-            self.project(on, layer, 4, &normed, &mut gate);
-            self.project(on, layer, 5, &normed, &mut up);
+            self.project(weights, on, layer, 4, &normed, &mut gate);
+            self.project(weights, on, layer, 5, &normed, &mut up);
             activate(&gate, &up, f, &mut hidden);
-            self.project(on, layer, 6, &hidden, &mut delta);
+            self.project(weights, on, layer, 6, &hidden, &mut delta);
             let mid = if keep { x.clone() } else { Vec::new() };
             add_rows(&mut x, &delta);
             if keep {
@@ -299,8 +374,8 @@ impl Tuner {
                 });
             }
         }
-        let inv = norm(&x, &self.weights.norm, c.norm_eps, &mut normed);
-        let (outputs, kept) = head::forward(&self.weights, self.score(on), c, batch, &normed);
+        let inv = norm(&x, &weights.norm, c.norm_eps, &mut normed);
+        let (outputs, kept) = head::forward(weights, self.score(weights, on), c, batch, &normed);
         let tape = Tape {
             tokens: batch.tokens.to_vec(),
             offsets: batch.offsets.to_vec(),
@@ -333,7 +408,7 @@ impl Tuner {
         let mut normed = vec![0.0; n * d];
         renorm(&x, &weights.norm, &inv, &mut normed);
         let mut dnormed = vec![0.0; n * d];
-        let score = self.score(true).cloned();
+        let score = self.score(&self.weights, true).cloned();
         let full = match &mut self.grads {
             Grads::Full(g) => Some(&mut **g),
             Grads::Adapter(a) => {

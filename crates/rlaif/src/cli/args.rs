@@ -63,6 +63,18 @@ pub enum Verb {
     /// Score given completions: a reward model's rewards, or a language model's log-probabilities.
     #[cfg(feature = "local")]
     Score(super::local::ScoreArgs),
+    /// Fine-tune a model on prompts and answers (loss on the answers only).
+    #[cfg(feature = "local")]
+    Sft(super::train::SftArgs),
+    /// Train a reward model on pairs with soft labels (Bradley-Terry).
+    #[cfg(feature = "local")]
+    Reward(super::train::RewardArgs),
+    /// Optimize a policy on pairs directly (DPO), soft labels too.
+    #[cfg(feature = "local")]
+    Dpo(super::train::DpoArgs),
+    /// Optimize a policy against a reward with PPO.
+    #[cfg(feature = "local")]
+    Ppo(super::train::PpoArgs),
     /// Turn a GGUF or llama2.c file into a Hugging Face folder.
     #[cfg(feature = "local")]
     Convert(super::local::ConvertArgs),

@@ -8,6 +8,8 @@ mod loose;
 mod models;
 mod run;
 mod show;
+#[cfg(feature = "local")]
+mod train;
 
 use std::process::ExitCode;
 
@@ -64,6 +66,14 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Sample(args) => local::sample(&args, &global).await,
         #[cfg(feature = "local")]
         Verb::Score(args) => local::score(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Sft(args) => train::sft(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Reward(args) => train::reward(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Dpo(args) => train::dpo(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Ppo(args) => train::ppo(&args, &global),
         #[cfg(feature = "local")]
         Verb::Convert(args) => local::convert(&args, &global),
     }
