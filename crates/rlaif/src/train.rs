@@ -202,10 +202,8 @@ impl Desk {
             Some(l) => Some(Adapter::new(&self.config, &self.weights, l, seed)?),
             None => None,
         };
-        let optimizer = AdamW {
-            weight_decay,
-            ..AdamW::default()
-        };
+        let mut optimizer = AdamW::default();
+        optimizer.weight_decay = weight_decay;
         let weights = Arc::clone(&self.weights);
         let start = Arc::clone(&self.weights);
         Ok(Network {

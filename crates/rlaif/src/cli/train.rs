@@ -15,8 +15,9 @@ use rlaif_core::{Message, Outcome};
 use rlaif_engine::{Cache, Inference, LoraConfig, Sequence, Work};
 use rlaif_train::ppo::{self, PpoConfig, PpoState, Rollout, Scores};
 use rlaif_train::schedule::Schedule;
+use rlaif_train::fit::{self, fit};
 use rlaif_train::{
-    FitConfig, Objective, State, StepMetrics, TokenBatch, TrainError, Trainable, dpo as dpos, fit,
+    FitConfig, Objective, State, StepMetrics, TokenBatch, TrainError, Trainable, dpo as dpos,
     reward as rewards, sft as sfts,
 };
 use serde::Serialize;
@@ -379,7 +380,7 @@ impl<'a> Fit<'a> {
             Folder::open(&args.out, &self.identity, &mut network)?;
         let stop = Stop::default();
         stop_on_interrupt(&stop);
-        let total = rlaif_train::fit::steps(&config, train.len());
+        let total = fit::steps(&config, train.len());
         self.progress.start(self.verb, total as usize, state.step as usize);
         let mut failure = None;
         let ended = fit(
@@ -474,7 +475,7 @@ impl<'a> Fit<'a> {
             return Ok(None);
         }
         let evaluate = |n: &Network| {
-            rlaif_train::fit::evaluate(n, objective, test, self.args.max_tokens)
+            fit::evaluate(n, objective, test, self.args.max_tokens)
                 .map_err(|e| finish_error(e, self.verb, last, last))
         };
         match best {
