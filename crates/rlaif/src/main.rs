@@ -5,6 +5,11 @@ mod cli;
 
 use std::process::ExitCode;
 
+// Large blocks are kept and used again: a training step allocates hundreds of MiB.
+#[cfg(feature = "local")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }
