@@ -31,9 +31,18 @@ fn main() {
             let n = (batch * (length - 1)) as f32;
             for _ in 0..repeats {
                 let begun = Instant::now();
-                let b = Batch { tokens: &tokens, offsets: &offsets, wanted: None, temperature: 1.0, entropy: false };
+                let b = Batch {
+                    tokens: &tokens,
+                    offsets: &offsets,
+                    wanted: None,
+                    temperature: 1.0,
+                    entropy: false,
+                };
                 let (out, tape) = tuner.forward(&b).unwrap();
-                let grads = Outputs { logprobs: vec![-1.0 / n; out.logprobs.len()], ..Outputs::default() };
+                let grads = Outputs {
+                    logprobs: vec![-1.0 / n; out.logprobs.len()],
+                    ..Outputs::default()
+                };
                 first.push(-out.logprobs.iter().sum::<f32>() / n);
                 tuner.backward(tape, &grads);
                 tuner.step(1e-3).unwrap();
@@ -45,7 +54,15 @@ fn main() {
                 .map(|b| (0..16 + b * 37 % 48).map(|i| token(b * 100 + i)).collect())
                 .collect();
             // Packed once, as a server would.
-            let mut s = Scheduler::of(&c, &w, 64 + length, Options { retained: 0, ..Options::default() });
+            let mut s = Scheduler::of(
+                &c,
+                &w,
+                64 + length,
+                Options {
+                    retained: 0,
+                    ..Options::default()
+                },
+            );
             for _ in 0..repeats {
                 let jobs = prompts
                     .iter()
@@ -59,7 +76,10 @@ fn main() {
                 let begun = Instant::now();
                 let done = s.run(jobs).unwrap();
                 times.push(begun.elapsed().as_secs_f64());
-                first = done.iter().map(|d| d.ids.iter().sum::<u32>() as f32).collect();
+                first = done
+                    .iter()
+                    .map(|d| d.ids.iter().sum::<u32>() as f32)
+                    .collect();
             }
         }
     }

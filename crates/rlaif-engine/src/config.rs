@@ -175,7 +175,7 @@ impl LlamaConfig {
         let (hidden, heads) = (whole("hidden_size")?, whole("num_attention_heads")?);
         let kv_heads = or("num_key_value_heads", heads)?;
         let head_dim = or("head_dim", (hidden / heads).max(1))?;
-        if heads % kv_heads != 0 || head_dim % 2 != 0 {
+        if !heads.is_multiple_of(kv_heads) || !head_dim.is_multiple_of(2) {
             return Err(EngineError::format(
                 path,
                 format!(
@@ -382,7 +382,9 @@ fn scaling(rope: &Map<String, Value>, path: &Path) -> Result<RopeScaling, Engine
         }),
         other => Err(EngineError::format(
             path,
-            format!("rotary scaling `{other}` is not supported; supported: default, linear, llama3"),
+            format!(
+                "rotary scaling `{other}` is not supported; supported: default, linear, llama3"
+            ),
         )),
     }
 }

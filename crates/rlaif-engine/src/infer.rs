@@ -174,7 +174,12 @@ impl Inference {
             .collect();
         let head = match (&weights.score, c.scalar_head) {
             (Some(score), true) => Some(&score.data),
-            _ => Some(weights.lm_head.as_ref().map_or(&weights.embed.data, |m| &m.data)),
+            _ => Some(
+                weights
+                    .lm_head
+                    .as_ref()
+                    .map_or(&weights.embed.data, |m| &m.data),
+            ),
         };
         Inference {
             config: c.clone(),
@@ -208,7 +213,11 @@ impl Inference {
     ///
     /// # Errors
     /// A token outside the vocabulary, or a sequence longer than the model's positions.
-    pub fn forward(&self, cache: &mut Cache, work: &mut [Work<'_>]) -> Result<Vec<f32>, EngineError> {
+    pub fn forward(
+        &self,
+        cache: &mut Cache,
+        work: &mut [Work<'_>],
+    ) -> Result<Vec<f32>, EngineError> {
         let c = &self.config;
         let (d, hd) = (c.hidden, c.head_dim);
         let (q_width, kv_width) = (c.heads * hd, c.kv_heads * hd);
@@ -402,14 +411,20 @@ mod tests {
     }
 
     fn prompt(i: usize) -> Vec<u32> {
-        (0..5 + i % 37).map(|t| ((t * 13 + i * 7) % 97) as u32).collect()
+        (0..5 + i % 37)
+            .map(|t| ((t * 13 + i * 7) % 97) as u32)
+            .collect()
     }
 
     fn alone(c: &LlamaConfig, m: &Inference, tokens: &[u32]) -> Vec<f32> {
         let mut cache = Cache::new(c, 1 << 24);
         let mut s = Sequence::default();
         assert!(cache.reserve(&mut s, tokens.len()));
-        let mut work = [Work { sequence: &mut s, tokens, want: 1 }];
+        let mut work = [Work {
+            sequence: &mut s,
+            tokens,
+            want: 1,
+        }];
         m.forward(&mut cache, &mut work).unwrap()
     }
 
@@ -419,7 +434,10 @@ mod tests {
     fn a_row_has_the_same_bits_in_any_company() {
         let (c, m) = model();
         let run = |rows: usize, threads: usize| -> Vec<Vec<f32>> {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| {
                 let mut cache = Cache::new(&c, 1 << 26);
                 let prompts: Vec<_> = (0..rows).map(prompt).collect();
@@ -430,7 +448,11 @@ mod tests {
                 let mut work: Vec<_> = sequences
                     .iter_mut()
                     .zip(&prompts)
-                    .map(|(sequence, tokens)| Work { sequence, tokens, want: 1 })
+                    .map(|(sequence, tokens)| Work {
+                        sequence,
+                        tokens,
+                        want: 1,
+                    })
                     .collect();
                 let out = m.forward(&mut cache, &mut work).unwrap();
                 out.chunks(97).map(<[f32]>::to_vec).collect()
@@ -439,7 +461,11 @@ mod tests {
         let want: Vec<_> = (0..64).map(|i| alone(&c, &m, &prompt(i))).collect();
         for rows in [1, 7, 64] {
             for threads in [1, 2] {
-                assert_eq!(run(rows, threads), want[..rows], "{rows} rows, {threads} threads");
+                assert_eq!(
+                    run(rows, threads),
+                    want[..rows],
+                    "{rows} rows, {threads} threads"
+                );
             }
         }
         let tokens = prompt(36);
@@ -448,7 +474,11 @@ mod tests {
         let mut last = Vec::new();
         for t in &tokens {
             assert!(cache.reserve(&mut s, 1));
-            let mut work = [Work { sequence: &mut s, tokens: &[*t], want: 1 }];
+            let mut work = [Work {
+                sequence: &mut s,
+                tokens: &[*t],
+                want: 1,
+            }];
             last = m.forward(&mut cache, &mut work).unwrap();
         }
         assert_eq!(last, want[36]);
@@ -462,15 +492,29 @@ mod tests {
         let tokens = prompt(36);
         let mut first = Sequence::default();
         assert!(cache.reserve(&mut first, tokens.len()));
-        m.forward(&mut cache, &mut [Work { sequence: &mut first, tokens: &tokens, want: 1 }])
-            .unwrap();
+        m.forward(
+            &mut cache,
+            &mut [Work {
+                sequence: &mut first,
+                tokens: &tokens,
+                want: 1,
+            }],
+        )
+        .unwrap();
         let mut second = cache.share(&first, tokens.len() - 1);
         assert_eq!(second.len(), 32);
         cache.release(first);
         assert!(cache.reserve(&mut second, tokens.len() - 32));
         let rest = &tokens[32..];
         let out = m
-            .forward(&mut cache, &mut [Work { sequence: &mut second, tokens: rest, want: 1 }])
+            .forward(
+                &mut cache,
+                &mut [Work {
+                    sequence: &mut second,
+                    tokens: rest,
+                    want: 1,
+                }],
+            )
             .unwrap();
         assert_eq!(out, alone(&c, &m, &tokens));
         cache.release(second);

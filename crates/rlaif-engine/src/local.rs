@@ -177,7 +177,13 @@ impl LanguageModel for LocalModel {
                 .ask(job, request.sampling.stop.clone(), cx.sink.clone())
                 .await?;
             let mut text = self.tokenizer.decode(&done.ids).map_err(|e| refuse(&e))?;
-            if let Some(at) = request.sampling.stop.iter().filter_map(|s| text.find(s)).min() {
+            if let Some(at) = request
+                .sampling
+                .stop
+                .iter()
+                .filter_map(|s| text.find(s))
+                .min()
+            {
                 text.truncate(at);
             }
             Ok(Completion {

@@ -26,8 +26,7 @@ pub(crate) fn frequencies(c: &LlamaConfig) -> Vec<f32> {
                     high,
                     original,
                 } => {
-                    let (f64_f, wave) =
-                        (f64::from(f), std::f64::consts::TAU / f64::from(f));
+                    let (f64_f, wave) = (f64::from(f), std::f64::consts::TAU / f64::from(f));
                     if wave < original / high {
                         f
                     } else if wave > original / low {

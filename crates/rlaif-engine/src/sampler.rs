@@ -87,15 +87,16 @@ pub fn draw(
 
 fn draw_truncated(tempered: &[f32], sampling: &Sampling, u: f64) -> usize {
     let mut order: Vec<usize> = (0..tempered.len()).collect();
-    let descending =
-        |a: &usize, b: &usize| tempered[*b].total_cmp(&tempered[*a]).then(a.cmp(b));
+    let descending = |a: &usize, b: &usize| tempered[*b].total_cmp(&tempered[*a]).then(a.cmp(b));
     if let Some(k) = sampling.top_k.map(|k| k as usize).filter(|k| *k > 0)
         && k < order.len()
     {
         order.select_nth_unstable_by(k - 1, descending);
         // Values equal to the k-th stay, as in transformers.
         let bar = tempered[order[k - 1]];
-        order = (0..tempered.len()).filter(|i| tempered[*i] >= bar).collect();
+        order = (0..tempered.len())
+            .filter(|i| tempered[*i] >= bar)
+            .collect();
     }
     order.sort_unstable_by(descending);
     let best = order.first().map_or(0.0, |i| tempered[*i]);
@@ -152,14 +153,23 @@ mod tests {
         for (got, x) in plain.iter().zip(logits) {
             assert!((got - f64::from(x).exp() / z).abs() < 0.01);
         }
-        let top_k = Sampling { top_k: Some(2), ..Sampling::default() };
+        let top_k = Sampling {
+            top_k: Some(2),
+            ..Sampling::default()
+        };
         assert!((share(&top_k, &logits)[0] - 1.0 / (1.0 + (-1f64).exp())).abs() < 0.01);
         // 0.644 is the first's share: 0.6 keeps it alone, 0.7 two, as transformers does.
-        let top_p = |p| Sampling { top_p: Some(p), ..Sampling::default() };
+        let top_p = |p| Sampling {
+            top_p: Some(p),
+            ..Sampling::default()
+        };
         assert_eq!(share(&top_p(0.6), &logits)[0].round(), 1.0);
         assert!(share(&top_p(0.7), &logits)[1] > 0.2);
         assert_eq!(share(&top_p(0.7), &logits)[2], 0.0);
-        let min_p = Sampling { min_p: Some(0.2), ..Sampling::default() };
+        let min_p = Sampling {
+            min_p: Some(0.2),
+            ..Sampling::default()
+        };
         assert_eq!(share(&min_p, &logits)[2], 0.0);
         assert!(share(&min_p, &logits)[1] > 0.2);
     }
@@ -167,7 +177,10 @@ mod tests {
     #[test]
     fn the_log_probability_is_that_of_the_tempered_distribution() {
         let logits = [0.3f32, -0.2, 1.4];
-        let sampling = Sampling { temperature: 0.5, ..Sampling::default() };
+        let sampling = Sampling {
+            temperature: 0.5,
+            ..Sampling::default()
+        };
         let (id, lp) = draw(&logits, &sampling, &mut Stream::new(3), &mut Vec::new());
         let z: f64 = logits.iter().map(|x| (f64::from(*x) * 2.0).exp()).sum();
         let want = f64::from(logits[id as usize]) * 2.0 - z.ln();

@@ -274,7 +274,8 @@ impl Scheduler {
             });
             if !known {
                 let kept = self.cache.share(&a.sequence, computed);
-                self.retained.push_back((a.tokens[..kept.len()].to_vec(), kept));
+                self.retained
+                    .push_back((a.tokens[..kept.len()].to_vec(), kept));
                 if self.retained.len() > self.options.retained {
                     self.forget();
                 }
@@ -338,12 +339,11 @@ impl Scheduler {
         };
         let mut best: (usize, Option<&Sequence>) = (0, None);
         let mut coming = 0;
-        for (t, s) in self
-            .retained
-            .iter()
-            .map(|(t, s)| (t.as_slice(), s))
-            .chain(self.active.iter().map(|a| (a.tokens.as_slice(), &a.sequence)))
-        {
+        for (t, s) in self.retained.iter().map(|(t, s)| (t.as_slice(), s)).chain(
+            self.active
+                .iter()
+                .map(|a| (a.tokens.as_slice(), &a.sequence)),
+        ) {
             let same = common(t);
             coming = coming.max(same / PAGE);
             let now = same.min(s.len()) / PAGE;
@@ -418,11 +418,7 @@ impl Active {
     /// Takes the logits that follow the token at `position`.
     fn take(&mut self, position: usize, logits: &[f32], scratch: &mut Vec<f32>) {
         match &self.job {
-            Job::Sample {
-                sampling,
-                eos,
-                ..
-            } => {
+            Job::Sample { sampling, eos, .. } => {
                 if self.done.ids.len() >= sampling.max_new_tokens as usize {
                     return;
                 }
@@ -441,7 +437,11 @@ impl Active {
                 ..
             } => {
                 let total = log_sum_exp(logits, scratch);
-                let at = |id: &u32| logits.get(*id as usize).map_or(f32::NEG_INFINITY, |l| l - total);
+                let at = |id: &u32| {
+                    logits
+                        .get(*id as usize)
+                        .map_or(f32::NEG_INFINITY, |l| l - total)
+                };
                 let i = position + 1 - self.prompt;
                 if i == 0 {
                     self.done.first = first.iter().map(at).collect();
@@ -473,13 +473,27 @@ mod tests {
         let mut c = LlamaConfig::new(97, 48, 80, 2, 6, 2);
         c.max_positions = 256;
         let w = Arc::new(Weights::random(&c, 0.3, 9));
-        Scheduler::of(&c, &w, 256, Options { cache_bytes: bytes, max_rows: 64, ..Options::default() })
+        Scheduler::of(
+            &c,
+            &w,
+            256,
+            Options {
+                cache_bytes: bytes,
+                max_rows: 64,
+                ..Options::default()
+            },
+        )
     }
 
     fn job(i: usize) -> Job {
         Job::Sample {
-            prompt: (0..40 + i % 23).map(|t| ((t * 5 + (t / 36) * i) % 97) as u32).collect(),
-            sampling: Sampling { max_new_tokens: 5 + (i % 30) as u32, ..Sampling::default() },
+            prompt: (0..40 + i % 23)
+                .map(|t| ((t * 5 + (t / 36) * i) % 97) as u32)
+                .collect(),
+            sampling: Sampling {
+                max_new_tokens: 5 + (i % 30) as u32,
+                ..Sampling::default()
+            },
             seed: i as u64,
             eos: Arc::from([96u32, 95]),
         }
@@ -494,10 +508,20 @@ mod tests {
         let together = setup(1 << 26).run(jobs.clone()).unwrap();
         let tight = setup(page * 12).run(jobs.clone()).unwrap();
         for (i, (a, b)) in together.iter().zip(&tight).enumerate() {
-            assert_eq!((&a.ids, &a.logprobs, a.finish), (&b.ids, &b.logprobs, b.finish), "{i}");
+            assert_eq!(
+                (&a.ids, &a.logprobs, a.finish),
+                (&b.ids, &b.logprobs, b.finish),
+                "{i}"
+            );
             let alone = setup(1 << 26).run(vec![jobs[i].clone()]).unwrap();
-            assert_eq!((&a.ids, &a.logprobs), (&alone[0].ids, &alone[0].logprobs), "{i}");
-            let Job::Sample { prompt, .. } = &jobs[i] else { unreachable!() };
+            assert_eq!(
+                (&a.ids, &a.logprobs),
+                (&alone[0].ids, &alone[0].logprobs),
+                "{i}"
+            );
+            let Job::Sample { prompt, .. } = &jobs[i] else {
+                unreachable!()
+            };
             let score = Job::Score {
                 prompt: prompt.clone(),
                 continuation: a.ids.clone(),
@@ -510,7 +534,10 @@ mod tests {
             }
             assert_eq!(fresh[0].first[0], fresh[0].logprobs[0]);
         }
-        assert!(together.iter().any(|f| f.reused >= 32), "prefixes are shared");
+        assert!(
+            together.iter().any(|f| f.reused >= 32),
+            "prefixes are shared"
+        );
         assert!(together.iter().any(|f| f.finish == Finish::Stop));
     }
 
@@ -519,7 +546,11 @@ mod tests {
         let mut s = setup(3 * 4096);
         let e = s.submit(job(22)).unwrap_err().to_string();
         assert!(e.contains("memory budget"), "{e}");
-        let long = Job::Score { prompt: vec![1; 300], continuation: vec![], first: vec![] };
+        let long = Job::Score {
+            prompt: vec![1; 300],
+            continuation: vec![],
+            first: vec![],
+        };
         let e = setup(1 << 26).submit(long).unwrap_err().to_string();
         assert!(e.contains("256 positions"), "{e}");
     }

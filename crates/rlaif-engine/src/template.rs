@@ -126,7 +126,9 @@ fn generation_as_scope(source: &str) -> String {
         let tag = &rest[start..start + length + 2];
         let inner = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
         match inner {
-            "generation" => out.push_str(&tag.replace("generation", "with rlaif_generation = true")),
+            "generation" => {
+                out.push_str(&tag.replace("generation", "with rlaif_generation = true"))
+            }
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endwith")),
             _ => out.push_str(tag),
         }
@@ -197,8 +199,18 @@ fn now() -> u64 {
 /// The date formats that chat templates use, in UTC.
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September",
-        "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     // Days to civil date (Hinnant, "chrono-compatible low-level date algorithms").
     let days = (seconds / 86_400) as i64 + 719_468;
@@ -246,8 +258,14 @@ mod tests {
 
     fn messages() -> Vec<Message> {
         vec![
-            Message { role: Role::User, content: "Hi <b> & \"you\"".into() },
-            Message { role: Role::Assistant, content: " Hello ".into() },
+            Message {
+                role: Role::User,
+                content: "Hi <b> & \"you\"".into(),
+            },
+            Message {
+                role: Role::Assistant,
+                content: " Hello ".into(),
+            },
         ]
     }
 
@@ -280,7 +298,13 @@ mod tests {
 
     #[test]
     fn dates_are_civil() {
-        assert_eq!(strftime("%d %b %Y %H:%M:%S", 951_782_399).unwrap(), "28 Feb 2000 23:59:59");
-        assert_eq!(strftime("%d %B %Y", 951_868_799).unwrap(), "29 February 2000");
+        assert_eq!(
+            strftime("%d %b %Y %H:%M:%S", 951_782_399).unwrap(),
+            "28 Feb 2000 23:59:59"
+        );
+        assert_eq!(
+            strftime("%d %B %Y", 951_868_799).unwrap(),
+            "29 February 2000"
+        );
     }
 }

@@ -94,7 +94,11 @@ impl Weights {
             Matrix {
                 rows,
                 cols,
-                data: normal(rows * cols, std, rlaif_core::seed::derive(seed, &["weights", &n.to_string()])),
+                data: normal(
+                    rows * cols,
+                    std,
+                    rlaif_core::seed::derive(seed, &["weights", &n.to_string()]),
+                ),
             }
         };
         let embed = matrix(c.vocab, c.hidden, std);
@@ -231,7 +235,7 @@ impl Weights {
     /// Every tensor with its name in the checkpoint and its shape, in a fixed order.
     #[must_use]
     pub fn named(&self) -> Vec<(String, Vec<usize>, &[f32])> {
-        fn m<'a>(name: String, m: &'a Matrix) -> (String, Vec<usize>, &'a [f32]) {
+        fn m(name: String, m: &Matrix) -> (String, Vec<usize>, &[f32]) {
             (name, vec![m.rows, m.cols], &m.data)
         }
         let mut all = vec![m("model.embed_tokens.weight".into(), &self.embed)];
@@ -253,7 +257,11 @@ impl Weights {
                 &block.post_norm,
             ));
         }
-        all.push(("model.norm.weight".into(), vec![self.norm.len()], &self.norm));
+        all.push((
+            "model.norm.weight".into(),
+            vec![self.norm.len()],
+            &self.norm,
+        ));
         if let Some(head) = &self.lm_head {
             all.push(m("lm_head.weight".into(), head));
         }

@@ -12,7 +12,9 @@ use rlaif_engine::{
 use serde_json::Value;
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
 }
 
 fn golden() -> Value {
@@ -20,11 +22,19 @@ fn golden() -> Value {
 }
 
 fn list(v: &Value) -> Vec<f32> {
-    v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap() as f32)
+        .collect()
 }
 
 fn ids(v: &Value) -> Vec<u32> {
-    v.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_u64().unwrap() as u32)
+        .collect()
 }
 
 fn load(name: &str) -> (LlamaConfig, Arc<Weights>) {
@@ -38,14 +48,21 @@ fn outputs(c: &LlamaConfig, w: &Arc<Weights>, tokens: &[u32]) -> Vec<f32> {
     let mut cache = Cache::new(c, 1 << 24);
     let mut sequence = Sequence::default();
     assert!(cache.reserve(&mut sequence, tokens.len()));
-    let work = Work { sequence: &mut sequence, tokens, want: tokens.len() };
+    let work = Work {
+        sequence: &mut sequence,
+        tokens,
+        want: tokens.len(),
+    };
     m.forward(&mut cache, &mut [work]).unwrap()
 }
 
 fn near(got: &[f32], want: &[f32], by: f32, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (a, b)) in got.iter().zip(want).enumerate() {
-        assert!((a - b).abs() <= by * (1.0 + b.abs()), "{what}[{i}]: {a}, expected {b}");
+        assert!(
+            (a - b).abs() <= by * (1.0 + b.abs()),
+            "{what}[{i}]: {a}, expected {b}"
+        );
     }
 }
 
@@ -56,7 +73,10 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
     for name in ["tied", "llama3", "bf16"] {
         let (c, w) = load(name);
         let all = outputs(&c, &w, &tokens);
-        let rows: Vec<f32> = [0, 7, 31, 59].iter().flat_map(|r| all[r * 83..(r + 1) * 83].to_vec()).collect();
+        let rows: Vec<f32> = [0, 7, 31, 59]
+            .iter()
+            .flat_map(|r| all[r * 83..(r + 1) * 83].to_vec())
+            .collect();
         near(&rows, &list(&g[name]["logits"]), 1e-4, name);
         let job = Job::Sample {
             prompt: tokens[..8].to_vec(),
@@ -64,7 +84,9 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
             seed: 0,
             eos: Arc::from([]),
         };
-        let done = Scheduler::of(&c, &w, 256, Options::default()).run(vec![job]).unwrap();
+        let done = Scheduler::of(&c, &w, 256, Options::default())
+            .run(vec![job])
+            .unwrap();
         assert_eq!(done[0].ids, ids(&g[name]["greedy"]), "{name}");
     }
 }
@@ -86,10 +108,19 @@ fn scores_are_those_of_the_sequence_classifier_and_survive_saving() {
 fn nll(tuner: &mut Tuner, tokens: &[u32]) -> f32 {
     let wanted: Vec<bool> = (0..tokens.len()).map(|i| i >= 10).collect();
     let n = (tokens.len() - 10) as f32;
-    let batch = Batch { tokens, offsets: &[0, tokens.len()], wanted: Some(&wanted), temperature: 1.0, entropy: false };
+    let batch = Batch {
+        tokens,
+        offsets: &[0, tokens.len()],
+        wanted: Some(&wanted),
+        temperature: 1.0,
+        entropy: false,
+    };
     let (out, tape) = tuner.forward(&batch).unwrap();
     let grads = Outputs {
-        logprobs: wanted.iter().map(|w| if *w { -1.0 / n } else { 0.0 }).collect(),
+        logprobs: wanted
+            .iter()
+            .map(|w| if *w { -1.0 / n } else { 0.0 })
+            .collect(),
         ..Outputs::default()
     };
     tuner.backward(tape, &grads);
@@ -109,7 +140,10 @@ fn gradients_and_twenty_steps_are_those_of_pytorch() {
     for (name, got) in gradients {
         let norm = got.iter().map(|x| x * x).sum::<f32>().sqrt();
         let expected = want[&name]["norm"].as_f64().unwrap() as f32;
-        assert!((norm / expected - 1.0).abs() < 1e-3, "{name}: {norm} {expected}");
+        assert!(
+            (norm / expected - 1.0).abs() < 1e-3,
+            "{name}: {norm} {expected}"
+        );
         for (a, b) in got.iter().zip(list(&want[&name]["first"])) {
             assert!((a - b).abs() < 1e-3 * expected, "{name}: {a} {b}");
         }
@@ -136,13 +170,27 @@ fn a_peft_adapter_gives_pefts_logits_merged_and_not() {
     let rows = [&all[..83], &all[59 * 83..]].concat();
     near(&rows, &list(&g["lora"]), 1e-4, "merged");
     let tuner = Tuner::new(c.clone(), w, Some(adapter.clone()), 128, AdamW::default());
-    let batch = Batch { tokens: &tokens, offsets: &[0, 60], wanted: None, temperature: 1.0, entropy: false };
+    let batch = Batch {
+        tokens: &tokens,
+        offsets: &[0, 60],
+        wanted: None,
+        temperature: 1.0,
+        entropy: false,
+    };
     let beside = tuner.evaluate(&batch, true).unwrap();
     let whole = Tuner::new(c.clone(), merged, None, 128, AdamW::default());
-    near(&beside.logprobs, &whole.evaluate(&batch, true).unwrap().logprobs, 1e-4, "beside");
+    near(
+        &beside.logprobs,
+        &whole.evaluate(&batch, true).unwrap().logprobs,
+        1e-4,
+        "beside",
+    );
     let dir = tempfile::tempdir().unwrap();
     adapter.write(dir.path(), "base").unwrap();
-    assert_eq!(Adapter::read(dir.path(), &c).unwrap().blocks, adapter.blocks);
+    assert_eq!(
+        Adapter::read(dir.path(), &c).unwrap().blocks,
+        adapter.blocks
+    );
 }
 
 #[test]
@@ -157,17 +205,30 @@ fn what_cannot_be_loaded_is_named() {
             .map(|_| String::new())
             .unwrap_or_else(|e| e.to_string())
     };
-    write("config.json", config.replace("LlamaForCausalLM", "MambaForCausalLM").as_bytes());
+    write(
+        "config.json",
+        config
+            .replace("LlamaForCausalLM", "MambaForCausalLM")
+            .as_bytes(),
+    );
     assert!(attempt().contains("architecture `MambaForCausalLM` is not supported"));
     write("config.json", config.as_bytes());
     assert!(attempt().contains("rlaif convert"));
     for cut in [0, 7, 100, weights.len() - 5] {
         write("model.safetensors", &weights[..cut]);
-        assert!(attempt().contains("not a complete safetensors file"), "{cut}");
+        assert!(
+            attempt().contains("not a complete safetensors file"),
+            "{cut}"
+        );
     }
     write("model.safetensors", &weights);
     assert_eq!(attempt(), "");
-    write("config.json", config.replace("\"vocab_size\": 83", "\"vocab_size\": 84").as_bytes());
+    write(
+        "config.json",
+        config
+            .replace("\"vocab_size\": 83", "\"vocab_size\": 84")
+            .as_bytes(),
+    );
     assert!(attempt().contains("has shape [83, 32] and config.json says [84, 32]"));
     write("config.json", config.as_bytes());
     let mut nan = weights.clone();
@@ -193,7 +254,12 @@ fn stories_260k_gives_its_golden_tokens() {
     };
     let data = Path::new(&data).join("models");
     let dir = tempfile::tempdir().unwrap();
-    rlaif_engine::convert(&data.join("stories260K.bin"), Some(&data.join("tok512.bin")), dir.path()).unwrap();
+    rlaif_engine::convert(
+        &data.join("stories260K.bin"),
+        Some(&data.join("tok512.bin")),
+        dir.path(),
+    )
+    .unwrap();
     let golden: Value = serde_json::from_str(
         &std::fs::read_to_string(data.join("stories260K_golden_greedy.json")).unwrap(),
     )
@@ -207,7 +273,9 @@ fn stories_260k_gives_its_golden_tokens() {
         seed: 0,
         eos: Arc::from([]),
     };
-    let done = Scheduler::of(&c, &w, 512, Options::default()).run(vec![job]).unwrap();
+    let done = Scheduler::of(&c, &w, 512, Options::default())
+        .run(vec![job])
+        .unwrap();
     assert_eq!(done[0].ids, want[1..]);
     let tokenizer = rlaif_engine::Tokenizer::read(dir.path()).unwrap();
     assert_eq!(tokenizer.encode("Once upon a time", true).unwrap()[0], 1);

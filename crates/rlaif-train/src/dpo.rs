@@ -82,7 +82,13 @@ impl Objective for Dpo {
         1.0
     }
 
-    fn loss(&self, examples: &[&Pair], b: &TokenBatch, out: &TokenOutputs, total: f64) -> Loss<DpoMetrics> {
+    fn loss(
+        &self,
+        examples: &[&Pair],
+        b: &TokenBatch,
+        out: &TokenOutputs,
+        total: f64,
+    ) -> Loss<DpoMetrics> {
         let mut logprobs = vec![0.0; b.tokens.len()];
         let mut m = DpoMetrics::default();
         let mut sum = 0.0;
@@ -116,13 +122,21 @@ impl Objective for Dpo {
                     logprobs[t] = sign * dh;
                 }
             }
-            let (better, worse) = if p >= 0.5 { (first, second) } else { (second, first) };
+            let (better, worse) = if p >= 0.5 {
+                (first, second)
+            } else {
+                (second, first)
+            };
             m.pairs += 1.0;
             m.rewards_chosen += f64::from(beta * better);
             m.rewards_rejected += f64::from(beta * worse);
             if p != 0.5 {
                 m.decided += 1.0;
-                m.correct += if better == worse { 0.5 } else { f64::from(u8::from(better > worse)) };
+                m.correct += if better == worse {
+                    0.5
+                } else {
+                    f64::from(u8::from(better > worse))
+                };
             }
         }
         Loss {

@@ -111,12 +111,22 @@ pub fn steps(config: &FitConfig, examples: usize) -> u64 {
 }
 
 /// The examples of a step: each epoch is a permutation of its own, fixed by the seed.
-fn chosen(config: &FitConfig, examples: usize, step: u64, order: &mut (u64, Vec<usize>)) -> Vec<usize> {
+fn chosen(
+    config: &FitConfig,
+    examples: usize,
+    step: u64,
+    order: &mut (u64, Vec<usize>),
+) -> Vec<usize> {
     let each = examples.div_ceil(config.batch_size.max(1)) as u64;
     let epoch = step / each;
     if order.1.is_empty() || order.0 != epoch {
         let mut list: Vec<(u64, usize)> = (0..examples)
-            .map(|i| (seed::derive(config.seed, &["fit", &epoch.to_string(), &i.to_string()]), i))
+            .map(|i| {
+                (
+                    seed::derive(config.seed, &["fit", &epoch.to_string(), &i.to_string()]),
+                    i,
+                )
+            })
             .collect();
         list.sort_unstable();
         *order = (epoch, list.into_iter().map(|(_, i)| i).collect());
@@ -132,7 +142,13 @@ fn micro<'a, O: Objective>(
     examples: &[&'a O::Example],
     max_tokens: usize,
 ) -> Vec<Vec<&'a O::Example>> {
-    let length = |e: &O::Example| objective.rows(e).iter().map(|r| r.tokens.len()).sum::<usize>();
+    let length = |e: &O::Example| {
+        objective
+            .rows(e)
+            .iter()
+            .map(|r| r.tokens.len())
+            .sum::<usize>()
+    };
     let mut order: Vec<(usize, &O::Example)> = examples.iter().map(|e| (length(e), *e)).collect();
     order.sort_by_key(|(n, _)| std::cmp::Reverse(*n));
     let mut parts: Vec<(usize, Vec<&O::Example>)> = Vec::new();
@@ -197,7 +213,11 @@ pub fn fit<T: Trainable, O: Objective>(
             .into_iter()
             .map(|i| &train[i])
             .collect();
-        let total: f64 = examples.iter().map(|e| objective.weight(e)).sum::<f64>().max(1e-9);
+        let total: f64 = examples
+            .iter()
+            .map(|e| objective.weight(e))
+            .sum::<f64>()
+            .max(1e-9);
         let (mut value, mut metrics) = (0.0, O::Metrics::default());
         for part in micro(objective, &examples, config.max_tokens) {
             let batch = TokenBatch::pack(part.iter().flat_map(|e| objective.rows(e)));
@@ -211,7 +231,9 @@ pub fn fit<T: Trainable, O: Objective>(
             }
             value += loss.value;
             objective.add(&mut metrics, &loss.metrics);
-            model.backward(tape, &loss.grads).map_err(TrainError::Model)?;
+            model
+                .backward(tape, &loss.grads)
+                .map_err(TrainError::Model)?;
         }
         // The first step of a warm-up has a rate of 0, as in transformers.
         let lr = config.learning_rate * config.lr_scheduler_type.factor(step, warmup, steps);

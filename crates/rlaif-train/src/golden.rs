@@ -1,6 +1,8 @@
 //! The losses against TRL's formulae in PyTorch (`tests/golden/train/make.py`), and the loop on a
 //! network small enough to write down.
 
+#![allow(clippy::needless_range_loop)] // several lists, one index
+
 use serde_json::Value;
 
 use crate::ppo::{Experience, PpoConfig, gae, ppo_loss, whiten};
@@ -11,7 +13,11 @@ fn golden() -> Value {
 }
 
 fn list(v: &Value) -> Vec<f32> {
-    v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    v.as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap() as f32)
+        .collect()
 }
 
 fn lists(v: &Value) -> Vec<Vec<f32>> {
@@ -32,14 +38,26 @@ fn row(n: usize) -> Row {
 #[test]
 fn reward_loss_is_trls_on_soft_labels() {
     let g = &golden()["reward"];
-    let (rc, rr, p, m) = (list(&g["rc"]), list(&g["rr"]), list(&g["p"]), list(&g["margin"]));
+    let (rc, rr, p, m) = (
+        list(&g["rc"]),
+        list(&g["rr"]),
+        list(&g["p"]),
+        list(&g["margin"]),
+    );
     let pairs: Vec<_> = p
         .iter()
         .zip(&m)
-        .map(|(p, m)| reward::Pair { chosen: row(3), rejected: row(2), p: *p, margin: *m })
+        .map(|(p, m)| reward::Pair {
+            chosen: row(3),
+            rejected: row(2),
+            p: *p,
+            margin: *m,
+        })
         .collect();
     let examples: Vec<_> = pairs.iter().collect();
-    let objective = reward::BradleyTerry { center_rewards_coefficient: 0.01 };
+    let objective = reward::BradleyTerry {
+        center_rewards_coefficient: 0.01,
+    };
     let batch = TokenBatch::pack(pairs.iter().flat_map(|e| objective.rows(e)));
     let mut values = vec![9.0; batch.tokens.len()];
     let last = |r: usize| batch.row(r).end - 1;
@@ -47,10 +65,17 @@ fn reward_loss_is_trls_on_soft_labels() {
         values[last(2 * i)] = rc[i];
         values[last(2 * i + 1)] = rr[i];
     }
-    let out = TokenOutputs { values, ..TokenOutputs::default() };
+    let out = TokenOutputs {
+        values,
+        ..TokenOutputs::default()
+    };
     let loss = objective.loss(&examples, &batch, &out, 5.0);
     near(&[loss.value], &[g["loss"].as_f64().unwrap() as f32], "loss");
-    let grad = |side: usize| (0..5).map(|i| loss.grads.values[last(2 * i + side)]).collect::<Vec<_>>();
+    let grad = |side: usize| {
+        (0..5)
+            .map(|i| loss.grads.values[last(2 * i + side)])
+            .collect::<Vec<_>>()
+    };
     near(&grad(0), &list(&g["drc"]), "chosen");
     near(&grad(1), &list(&g["drr"]), "rejected");
     // Only last tokens have a gradient, and the label ½ is not counted.
@@ -62,11 +87,19 @@ fn reward_loss_is_trls_on_soft_labels() {
 fn dpo_losses_are_trls() {
     for g in golden()["dpo"].as_array().unwrap() {
         let kind: dpo::LossType = serde_json::from_value(g["kind"].clone()).unwrap();
-        let objective = dpo::Dpo { beta: g["beta"].as_f64().unwrap() as f32, loss_type: kind };
+        let objective = dpo::Dpo {
+            beta: g["beta"].as_f64().unwrap() as f32,
+            loss_type: kind,
+        };
         let [pc, pr, fc, fr] = ["pc", "pr", "fc", "fr"].map(|k| list(&g[k]));
         let p = g["p"].as_f64().unwrap() as f32;
         let pairs: Vec<_> = (0..4)
-            .map(|i| dpo::Pair { chosen: row(4), rejected: row(3), p, reference: (fc[i], fr[i]) })
+            .map(|i| dpo::Pair {
+                chosen: row(4),
+                rejected: row(3),
+                p,
+                reference: (fc[i], fr[i]),
+            })
             .collect();
         let examples: Vec<_> = pairs.iter().collect();
         let batch = TokenBatch::pack(pairs.iter().flat_map(|e| objective.rows(e)));
@@ -80,13 +113,24 @@ fn dpo_losses_are_trls() {
             logprobs[b + 1] = pr[i] + 2.0;
             logprobs[b + 2] = -2.0;
         }
-        let out = TokenOutputs { logprobs, ..TokenOutputs::default() };
+        let out = TokenOutputs {
+            logprobs,
+            ..TokenOutputs::default()
+        };
         let loss = objective.loss(&examples, &batch, &out, 4.0);
         near(&[loss.value], &[g["loss"].as_f64().unwrap() as f32], "loss");
         for i in 0..4 {
             let (a, b) = (batch.row(2 * i), batch.row(2 * i + 1));
-            near(&loss.grads.logprobs[a.start + 1..a.end], &[list(&g["dpc"])[i]; 3], "chosen");
-            near(&loss.grads.logprobs[b.start + 1..b.end], &[list(&g["dpr"])[i]; 2], "rejected");
+            near(
+                &loss.grads.logprobs[a.start + 1..a.end],
+                &[list(&g["dpc"])[i]; 3],
+                "chosen",
+            );
+            near(
+                &loss.grads.logprobs[b.start + 1..b.end],
+                &[list(&g["dpr"])[i]; 2],
+                "rejected",
+            );
             assert_eq!(loss.grads.logprobs[a.start], 0.0);
         }
     }
@@ -96,7 +140,11 @@ fn dpo_losses_are_trls() {
 fn ppo_rewards_advantages_and_losses_are_trls() {
     let g = &golden()["ppo"];
     let f = |k: &str| g[k].as_f64().unwrap() as f32;
-    let (old, reference, values) = (lists(&g["old"]), lists(&g["reference"]), lists(&g["values"]));
+    let (old, reference, values) = (
+        lists(&g["old"]),
+        lists(&g["reference"]),
+        lists(&g["values"]),
+    );
     let scores = list(&g["scores"]);
     let mut rewards: Vec<Vec<f32>> = old
         .iter()
@@ -132,21 +180,40 @@ fn ppo_rewards_advantages_and_losses_are_trls() {
     let views: Vec<_> = experience.iter().collect();
     let batch = TokenBatch::pack(experience.iter().map(|e| &e.row));
     let n = batch.tokens.len();
-    let mut out = TokenOutputs { logprobs: vec![0.0; n], entropy: vec![1.0; n], values: vec![0.0; n] };
+    let mut out = TokenOutputs {
+        logprobs: vec![0.0; n],
+        entropy: vec![1.0; n],
+        values: vec![0.0; n],
+    };
     let start = |b: usize| batch.row(b).start + 2;
     for b in 0..2 {
-        for (t, (lp, v)) in lists(&g["new"])[b].iter().zip(&lists(&g["new_values"])[b]).enumerate() {
+        for (t, (lp, v)) in lists(&g["new"])[b]
+            .iter()
+            .zip(&lists(&g["new_values"])[b])
+            .enumerate()
+        {
             out.logprobs[start(b) + t] = *lp;
             out.values[start(b) + t - 1] = *v;
         }
     }
-    let config = PpoConfig { vf_coef: 0.1, ..PpoConfig::default() };
+    let config = PpoConfig {
+        vf_coef: 0.1,
+        ..PpoConfig::default()
+    };
     let loss = ppo_loss(&views, &batch, &out, &config, 10.0);
     near(&[loss.value], &[f("loss")], "loss");
     for b in 0..2 {
         let len = old[b].len();
-        near(&loss.grads.logprobs[start(b)..start(b) + len], &lists(&g["dnew"])[b], "policy");
-        near(&loss.grads.values[start(b) - 1..start(b) - 1 + len], &lists(&g["dvalues"])[b], "value");
+        near(
+            &loss.grads.logprobs[start(b)..start(b) + len],
+            &lists(&g["dnew"])[b],
+            "policy",
+        );
+        near(
+            &loss.grads.values[start(b) - 1..start(b) - 1 + len],
+            &lists(&g["dvalues"])[b],
+            "value",
+        );
     }
     assert!(loss.metrics.clipped > 0.0 && loss.metrics.value_clipped > 0.0);
 }
@@ -162,7 +229,11 @@ struct Table {
 impl Table {
     fn new() -> Self {
         let logits = vec![0.0, 0.5, -0.5, 0.2];
-        Table { base: logits.clone(), grad: vec![0.0; 4], logits }
+        Table {
+            base: logits.clone(),
+            grad: vec![0.0; 4],
+            logits,
+        }
     }
 
     fn probabilities(logits: &[f32]) -> Vec<f32> {
@@ -230,11 +301,23 @@ impl ppo::Rollouts for Table {
                 let mut tokens = Vec::new();
                 while tokens.len() < max && tokens.last() != Some(&0) {
                     let parts = [i.to_string(), tokens.len().to_string()];
-                    let mut u = rlaif_core::seed::unit(rlaif_core::seed::derive(seed, &[&parts[0], &parts[1]])) as f32;
-                    let id = p.iter().position(|p| { u -= p; u < 0.0 }).unwrap_or(3);
+                    let mut u = rlaif_core::seed::unit(rlaif_core::seed::derive(
+                        seed,
+                        &[&parts[0], &parts[1]],
+                    )) as f32;
+                    let id = p
+                        .iter()
+                        .position(|p| {
+                            u -= p;
+                            u < 0.0
+                        })
+                        .unwrap_or(3);
                     tokens.push(id as u32);
                 }
-                ppo::Rollout { finished: tokens.last() == Some(&0), tokens }
+                ppo::Rollout {
+                    finished: tokens.last() == Some(&0),
+                    tokens,
+                }
             })
             .collect())
     }
@@ -245,27 +328,74 @@ fn fit_lowers_the_loss_and_a_stop_changes_nothing() {
     let rows: Vec<Row> = (0..10)
         .map(|i| Row::completion((0..3 + i % 4).map(|t| ((i + t) % 3) as u32).collect(), 1))
         .collect();
-    let config = FitConfig { learning_rate: 0.5, batch_size: 3, num_train_epochs: 4.0, max_tokens: 7, ..FitConfig::default() };
+    let config = FitConfig {
+        learning_rate: 0.5,
+        batch_size: 3,
+        num_train_epochs: 4.0,
+        max_tokens: 7,
+        ..FitConfig::default()
+    };
     let mut losses = Vec::new();
     let mut whole = Table::new();
-    fit(&mut whole, &sft::Sft, &rows, &rows[..2], &config, &mut State::default(), |_, _, m| {
-        losses.push(m.loss);
-        Ok(())
-    })
+    fit(
+        &mut whole,
+        &sft::Sft,
+        &rows,
+        &rows[..2],
+        &config,
+        &mut State::default(),
+        |_, _, m| {
+            losses.push(m.loss);
+            Ok(())
+        },
+    )
     .unwrap();
     assert_eq!(losses.len(), 16);
     assert!(losses[15] < losses[0]);
     let (mut parts, mut state) = (Table::new(), State::default());
-    let e = fit(&mut parts, &sft::Sft, &rows, &rows[..2], &config, &mut state, |_, s, _| {
-        if s.step == 6 { Err("stop".into()) } else { Ok(()) }
-    });
+    let e = fit(
+        &mut parts,
+        &sft::Sft,
+        &rows,
+        &rows[..2],
+        &config,
+        &mut state,
+        |_, s, _| {
+            if s.step == 6 {
+                Err("stop".into())
+            } else {
+                Ok(())
+            }
+        },
+    );
     assert!(matches!(e, Err(TrainError::Stopped(_))));
-    fit(&mut parts, &sft::Sft, &rows, &rows[..2], &config, &mut state, |_, _, _| Ok(())).unwrap();
+    fit(
+        &mut parts,
+        &sft::Sft,
+        &rows,
+        &rows[..2],
+        &config,
+        &mut state,
+        |_, _, _| Ok(()),
+    )
+    .unwrap();
     assert_eq!(parts.logits, whole.logits);
     // Micro-batches do not change the mean over unequal rows.
     let mut one = Table::new();
-    let big = FitConfig { max_tokens: 10_000, ..config };
-    fit(&mut one, &sft::Sft, &rows, &[], &big, &mut State::default(), |_, _, _| Ok(())).unwrap();
+    let big = FitConfig {
+        max_tokens: 10_000,
+        ..config
+    };
+    fit(
+        &mut one,
+        &sft::Sft,
+        &rows,
+        &[],
+        &big,
+        &mut State::default(),
+        |_, _, _| Ok(()),
+    )
+    .unwrap();
     near(&one.logits, &whole.logits, "accumulation");
 }
 
@@ -283,31 +413,70 @@ fn ppo_learns_what_is_rewarded_and_stops_at_its_budget() {
     };
     // Rewarded: token 3.
     let score = |_: &[usize], r: &[ppo::Rollout]| -> Result<ppo::Scores, String> {
-        Ok(r.iter().map(|r| Ok(r.tokens.iter().filter(|t| **t == 3).count() as f32)).collect())
+        Ok(r.iter()
+            .map(|r| Ok(r.tokens.iter().filter(|t| **t == 3).count() as f32))
+            .collect())
     };
     let run = |config: &PpoConfig| {
         let mut model = Table::new();
         let mut log = Vec::new();
-        ppo::ppo(&mut model, &prompts, config, &mut ppo::PpoState::default(), score, |_, _, m| {
-            log.push(m.clone());
-            Ok(())
-        })
+        ppo::ppo(
+            &mut model,
+            &prompts,
+            config,
+            &mut ppo::PpoState::default(),
+            score,
+            |_, _, m| {
+                log.push(m.clone());
+                Ok(())
+            },
+        )
         .unwrap();
         (model, log)
     };
     let (model, log) = run(&config);
     assert_eq!(log.len(), 20);
-    assert!(log[19].score > log[0].score + 1.0, "{} {}", log[0].score, log[19].score);
+    assert!(
+        log[19].score > log[0].score + 1.0,
+        "{} {}",
+        log[0].score,
+        log[19].score
+    );
     assert!(Table::probabilities(&model.logits)[3] > 0.5);
     assert!(log[0].kl.abs() < 1e-6 && log[19].kl > 0.5);
-    let (_, short) = run(&PpoConfig { kl_budget: Some(0.5), ..config.clone() });
+    let (_, short) = run(&PpoConfig {
+        kl_budget: Some(0.5),
+        ..config.clone()
+    });
     assert!(short.len() < 20 && short.last().unwrap().stopped_by_kl);
-    let (_, strong) = run(&PpoConfig { kl_coef: 5.0, ..config.clone() });
+    let (_, strong) = run(&PpoConfig {
+        kl_coef: 5.0,
+        ..config.clone()
+    });
     assert!(strong[19].kl < log[19].kl / 4.0);
     // Failed scores are left out, and too many stop the run.
     let failing = |_: &[usize], r: &[ppo::Rollout]| -> Result<ppo::Scores, String> {
-        Ok((0..r.len()).map(|i| if i < 2 { Err("timeout".to_string()) } else { Ok(1.0) }).collect())
+        Ok((0..r.len())
+            .map(|i| {
+                if i < 2 {
+                    Err("timeout".to_string())
+                } else {
+                    Ok(1.0)
+                }
+            })
+            .collect())
     };
-    let e = ppo::ppo(&mut Table::new(), &prompts, &config, &mut ppo::PpoState::default(), failing, |_, _, _| Ok(()));
-    assert!(e.unwrap_err().to_string().contains("2 of 32 completions got no score"));
+    let e = ppo::ppo(
+        &mut Table::new(),
+        &prompts,
+        &config,
+        &mut ppo::PpoState::default(),
+        failing,
+        |_, _, _| Ok(()),
+    );
+    assert!(
+        e.unwrap_err()
+            .to_string()
+            .contains("2 of 32 completions got no score")
+    );
 }

@@ -404,7 +404,10 @@ fn pick(n: usize, config: &PpoConfig, iteration: u64) -> Vec<usize> {
             let pass = at / n as u64;
             if order.0 != pass {
                 let key = |i: &usize| {
-                    seed::derive(config.seed, &["ppo", "prompt", &pass.to_string(), &i.to_string()])
+                    seed::derive(
+                        config.seed,
+                        &["ppo", "prompt", &pass.to_string(), &i.to_string()],
+                    )
                 };
                 let mut list: Vec<usize> = (0..n).collect();
                 list.sort_by_key(key);
@@ -518,10 +521,18 @@ fn explained(experience: &[Experience]) -> f32 {
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64
     };
-    let each = || experience.iter().flat_map(|e| e.returns.iter().zip(&e.values));
+    let each = || {
+        experience
+            .iter()
+            .flat_map(|e| e.returns.iter().zip(&e.values))
+    };
     let all = var(each().map(|(r, _)| f64::from(*r)).collect());
     let rest = var(each().map(|(r, v)| f64::from(r - v)).collect());
-    if all > 0.0 { (1.0 - rest / all) as f32 } else { f32::NAN }
+    if all > 0.0 {
+        (1.0 - rest / all) as f32
+    } else {
+        f32::NAN
+    }
 }
 
 fn update<T: Rollouts>(
@@ -538,7 +549,10 @@ fn update<T: Rollouts>(
         let mut order: Vec<usize> = (0..experience.len()).collect();
         order.sort_by_key(|i| {
             let parts = [iteration, epoch as u64, *i as u64].map(|x| x.to_string());
-            seed::derive(config.seed, &["ppo", "order", &parts[0], &parts[1], &parts[2]])
+            seed::derive(
+                config.seed,
+                &["ppo", "order", &parts[0], &parts[1], &parts[2]],
+            )
         });
         let each = order.len().div_ceil(config.num_mini_batches.max(1)).max(1);
         for mini in order.chunks(each) {
@@ -555,7 +569,9 @@ fn update<T: Rollouts>(
                         value: loss.value,
                     });
                 }
-                model.backward(tape, &loss.grads).map_err(TrainError::Model)?;
+                model
+                    .backward(tape, &loss.grads)
+                    .map_err(TrainError::Model)?;
                 let p = &loss.metrics;
                 sums.tokens += p.tokens;
                 sums.policy += p.policy;

@@ -57,7 +57,13 @@ impl Objective for BradleyTerry {
         1.0
     }
 
-    fn loss(&self, examples: &[&Pair], b: &TokenBatch, out: &TokenOutputs, total: f64) -> Loss<RewardMetrics> {
+    fn loss(
+        &self,
+        examples: &[&Pair],
+        b: &TokenBatch,
+        out: &TokenOutputs,
+        total: f64,
+    ) -> Loss<RewardMetrics> {
         let mut values = vec![0.0; b.tokens.len()];
         let mut m = RewardMetrics::default();
         let mut sum = 0.0;

@@ -33,7 +33,11 @@ pub fn conversation(
         whole.extend(config.eos.first());
         whole
     };
-    let shared = prompt.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+    let shared = prompt
+        .iter()
+        .zip(&whole)
+        .take_while(|(a, b)| a == b)
+        .count();
     if shared == 0 || shared == whole.len() {
         return Err(Error::input(
             "a row has no prompt or no answer once it is tokenized",

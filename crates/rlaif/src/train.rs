@@ -10,8 +10,8 @@ use rlaif_core::dataset::{Dataset, Row as DataRow};
 use rlaif_core::seed::{self, Split};
 use rlaif_core::{Finish, Message, Sampling};
 use rlaif_engine::{
-    AdamW, Adapter, Batch, EngineError, Inference, Job, LlamaConfig, LoraConfig, Matrix, Options, Outputs,
-    Scheduler, Tape, Tokenizer, Tuner, Weights,
+    AdamW, Adapter, Batch, EngineError, Inference, Job, LlamaConfig, LoraConfig, Matrix, Options,
+    Outputs, Scheduler, Tape, Tokenizer, Tuner, Weights,
 };
 use rlaif_train::ppo::{Rollout, Rollouts};
 use rlaif_train::{Row, TokenBatch, TokenGrads, TokenOutputs, Trainable};
@@ -72,7 +72,9 @@ impl Trainable for Network {
         if self.tuner.adapter().is_some() {
             return self.tuner.evaluate(&batch(b), false).map(outputs);
         }
-        self.tuner.evaluate_with(&self.start, &batch(b)).map(outputs)
+        self.tuner
+            .evaluate_with(&self.start, &batch(b))
+            .map(outputs)
     }
 
     fn backward(&mut self, tape: Tape, g: &TokenGrads) -> Result<(), EngineError> {
@@ -171,7 +173,10 @@ impl Desk {
             Head::Scalar => {}
             _ if config.scalar_head => {
                 return Err(Error::input(
-                    format!("`{}` is a reward model, not a language model", folder.display()),
+                    format!(
+                        "`{}` is a reward model, not a language model",
+                        folder.display()
+                    ),
                     "give a folder whose config.json names LlamaForCausalLM",
                 ));
             }
@@ -248,7 +253,13 @@ impl Desk {
         };
         let config = self.config.clone();
         Ok(Network {
-            tuner: Tuner::new(config, Arc::clone(&weights), adapter, positions, AdamW::default()),
+            tuner: Tuner::new(
+                config,
+                Arc::clone(&weights),
+                adapter,
+                positions,
+                AdamW::default(),
+            ),
             start: weights,
             eos: self.config.eos.clone().into(),
             cache_bytes: 1 << 30,
@@ -318,7 +329,10 @@ impl<T> Splits<T> {
     ///
     /// # Errors
     /// The first row that `make` refuses, with file and line.
-    pub fn of(data: &Dataset, mut make: impl FnMut(&DataRow) -> Result<Made<T>, Error>) -> Result<Self, Error> {
+    pub fn of(
+        data: &Dataset,
+        mut make: impl FnMut(&DataRow) -> Result<Made<T>, Error>,
+    ) -> Result<Self, Error> {
         let mut splits = Splits {
             train: Vec::new(),
             validation: Vec::new(),
@@ -372,7 +386,10 @@ pub enum Made<T> {
 /// file says `chosen` and `rejected`.
 #[must_use]
 pub fn label(row: &DataRow) -> Option<f32> {
-    let soft = row.columns.get("p_chosen").and_then(serde_json::Value::as_f64);
+    let soft = row
+        .columns
+        .get("p_chosen")
+        .and_then(serde_json::Value::as_f64);
     soft.or(row.label.get()).map(|p| p as f32)
 }
 
@@ -418,7 +435,10 @@ impl Folder {
             })?;
             if mark.identity != identity {
                 return Err(Error::input(
-                    format!("`{}` holds a run with other settings or data", out.display()),
+                    format!(
+                        "`{}` holds a run with other settings or data",
+                        out.display()
+                    ),
                     "give another --out, or remove the folder to begin again",
                 ));
             }
@@ -473,18 +493,19 @@ impl Folder {
     ///
     /// # Errors
     /// A file that cannot be written: the last checkpoint stays.
-    pub fn checkpoint<S: Serialize>(&mut self, network: &Network, step: u64, state: &S) -> Result<(), Error> {
+    pub fn checkpoint<S: Serialize>(
+        &mut self,
+        network: &Network,
+        step: u64,
+        state: &S,
+    ) -> Result<(), Error> {
         let io = rlaif_core::Error::io;
         let name = format!("checkpoint-{step}");
         let folder = self.out.join(&name);
         std::fs::create_dir_all(&folder).map_err(io("create", &folder))?;
         network.tuner.save_state(&folder)?;
         self.log.sync_all().map_err(io("write", &self.out))?;
-        let log_bytes = self
-            .log
-            .metadata()
-            .map_err(io("read", &self.out))?
-            .len();
+        let log_bytes = self.log.metadata().map_err(io("read", &self.out))?.len();
         let mark = Mark {
             identity: self.identity.clone(),
             folder: name.clone(),
@@ -509,7 +530,8 @@ impl Folder {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with("checkpoint-") && Some(name.as_str()) != keep {
                 let folder = entry.path();
-                std::fs::remove_dir_all(&folder).map_err(rlaif_core::Error::io("remove", &folder))?;
+                std::fs::remove_dir_all(&folder)
+                    .map_err(rlaif_core::Error::io("remove", &folder))?;
             }
         }
         Ok(())

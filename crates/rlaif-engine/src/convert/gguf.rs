@@ -65,7 +65,14 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Gguf, EngineError> {
         }
         let shape = (0..n).map(|_| b.u64()).collect::<Result<Vec<_>, _>>()?;
         let (kind, offset) = (b.u32()?, b.u64()?);
-        infos.insert(name, Info { shape, kind, offset });
+        infos.insert(
+            name,
+            Info {
+                shape,
+                kind,
+                offset,
+            },
+        );
     }
     let alignment = match meta.get("general.alignment") {
         Some(Meta::Number(n)) if *n >= 1.0 && *n <= 65_536.0 => *n as usize,
@@ -79,11 +86,18 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Gguf, EngineError> {
             .get(name)
             .ok_or_else(|| EngineError::format(path, format!("has no tensor `{name}`")))?;
         let n = rows * cols;
-        let expected = if rows == 1 { vec![cols as u64] } else { vec![cols as u64, rows as u64] };
+        let expected = if rows == 1 {
+            vec![cols as u64]
+        } else {
+            vec![cols as u64, rows as u64]
+        };
         if info.shape != expected {
             return Err(EngineError::format(
                 path,
-                format!("tensor `{name}` has shape {:?}, expected {expected:?}", info.shape),
+                format!(
+                    "tensor `{name}` has shape {:?}, expected {expected:?}",
+                    info.shape
+                ),
             ));
         }
         let (label, block, size) = layout(info.kind).ok_or_else(|| {
@@ -97,7 +111,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Gguf, EngineError> {
             )
         })?;
         *types.entry(label.to_string()).or_default() += 1;
-        if cols % block != 0 {
+        if !cols.is_multiple_of(block) {
             return Err(EngineError::format(
                 path,
                 format!("tensor `{name}` has rows of {cols}, not a multiple of {block}"),
@@ -124,7 +138,15 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Gguf, EngineError> {
         cols: d,
         data: tensor("token_embd.weight", v, d)?,
     };
-    let names = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    let names = [
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    ];
     let mut blocks = Vec::new();
     for layer in 0..config.layers {
         let mut linear: [Matrix; 7] = Default::default();
@@ -248,10 +270,13 @@ fn config(
         kv_heads,
     );
     c.head_dim = whole("attention.key_length").unwrap_or(hidden / heads);
-    if heads % kv_heads != 0 || c.head_dim % 2 != 0 || c.head_dim == 0 {
+    if !heads.is_multiple_of(kv_heads) || !c.head_dim.is_multiple_of(2) || c.head_dim == 0 {
         return Err(EngineError::format(
             path,
-            format!("has {heads} heads over {kv_heads} key-value heads of width {}", c.head_dim),
+            format!(
+                "has {heads} heads over {kv_heads} key-value heads of width {}",
+                c.head_dim
+            ),
         ));
     }
     // Every weight takes four bits at the least.
@@ -259,7 +284,10 @@ fn config(
     if c.parameters() / 2 > size {
         return Err(EngineError::format(
             path,
-            format!("names {} parameters, more than its {size} bytes can hold", c.parameters()),
+            format!(
+                "names {} parameters, more than its {size} bytes can hold",
+                c.parameters()
+            ),
         ));
     }
     c.max_positions = whole("context_length").unwrap_or(2048);
@@ -339,7 +367,10 @@ fn vocabulary(meta: &HashMap<String, Meta>, path: &Path) -> Result<Vocabulary, E
         "llama" => {
             let scores = numbers("ggml.scores").unwrap_or_default();
             if scores.len() != tokens.len() {
-                return Err(EngineError::format(path, "has not one score for each token"));
+                return Err(EngineError::format(
+                    path,
+                    "has not one score for each token",
+                ));
             }
             let scores = scores.into_iter().map(|s| s as f32).collect();
             (
@@ -403,9 +434,24 @@ fn h(b: &[u8]) -> f32 {
 fn dequantize(label: &str, raw: &[u8]) -> Vec<f32> {
     let mut out = Vec::new();
     match label {
-        "F32" => out.extend(raw.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
-        "F16" => out.extend(raw.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
-        "BF16" => out.extend(raw.as_chunks::<2>().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+        "F32" => out.extend(
+            raw.as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b)),
+        ),
+        "F16" => out.extend(
+            raw.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|b| f16::from_le_bytes(*b).to_f32()),
+        ),
+        "BF16" => out.extend(
+            raw.as_chunks::<2>()
+                .0
+                .iter()
+                .map(|b| bf16::from_le_bytes(*b).to_f32()),
+        ),
         "Q4_0" => raw.chunks_exact(18).for_each(|b| {
             let d = h(b);
             nibbles(&b[2..18], |q| (f32::from(q) - 8.0) * d, &mut out);
@@ -427,17 +473,25 @@ fn dequantize(label: &str, raw: &[u8]) -> Vec<f32> {
             out.extend(b[2..].iter().map(|q| f32::from(*q as i8) * d));
         }),
         "Q4_K" => raw.chunks_exact(144).for_each(|b| {
-            k_block(b, |i, low| {
-                let q = b[16 + i / 64 * 32 + i % 32];
-                if low { q & 15 } else { q >> 4 }
-            }, &mut out);
+            k_block(
+                b,
+                |i, low| {
+                    let q = b[16 + i / 64 * 32 + i % 32];
+                    if low { q & 15 } else { q >> 4 }
+                },
+                &mut out,
+            );
         }),
         "Q5_K" => raw.chunks_exact(176).for_each(|b| {
-            k_block(b, |i, low| {
-                let q = b[48 + i / 64 * 32 + i % 32];
-                let high = (b[16 + i % 32] >> (i / 32)) & 1;
-                (if low { q & 15 } else { q >> 4 }) | (high << 4)
-            }, &mut out);
+            k_block(
+                b,
+                |i, low| {
+                    let q = b[48 + i / 64 * 32 + i % 32];
+                    let high = (b[16 + i % 32] >> (i / 32)) & 1;
+                    (if low { q & 15 } else { q >> 4 }) | (high << 4)
+                },
+                &mut out,
+            );
         }),
         "Q6_K" => raw.chunks_exact(210).for_each(|b| {
             let d = h(&b[208..]);

@@ -32,7 +32,11 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<(LlamaConfig, Weights), 
     }
     let [dim, hidden, layers, heads, kv_heads, vocab, positions] = header;
     // Legacy: a negative vocabulary size says that the output matrix is separate.
-    let tied = if versioned { b.take(1)?[0] != 0 } else { vocab > 0 };
+    let tied = if versioned {
+        b.take(1)?[0] != 0
+    } else {
+        vocab > 0
+    };
     let sane = |x: i64| (1..=1 << 20).contains(&x);
     let sizes = [dim, hidden, layers, heads, kv_heads, vocab.abs(), positions];
     if !sizes.iter().all(|x| sane(*x)) || dim % heads != 0 || heads % kv_heads != 0 {
@@ -48,7 +52,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<(LlamaConfig, Weights), 
     c.tied = tied;
     c.bos = Some(1);
     c.eos = vec![2];
-    if c.head_dim % 2 != 0 {
+    if !c.head_dim.is_multiple_of(2) {
         return Err(b.fail(format!("has heads of odd width {}", c.head_dim)));
     }
     let expected = c.parameters().saturating_mul(4);
@@ -64,7 +68,8 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<(LlamaConfig, Weights), 
     let norms = |b: &mut Bytes<'_>| -> Result<Vec<Vec<f32>>, EngineError> {
         (0..layers).map(|_| b.floats(dim)).collect()
     };
-    let (mut embed, mut input, mut post, mut norm) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut embed, mut input, mut post, mut norm) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     if versioned {
         input = norms(&mut b)?;
         post = norms(&mut b)?;

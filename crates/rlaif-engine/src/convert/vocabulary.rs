@@ -63,7 +63,10 @@ impl Vocabulary {
             .map(|(i, t)| (t.clone(), json!(i)))
             .collect();
         if vocab.len() != self.tokens.len() {
-            return Err(EngineError::format(path, "the word list names a token twice"));
+            return Err(EngineError::format(
+                path,
+                "the word list names a token twice",
+            ));
         }
         let added: Vec<Value> = self
             .control
@@ -163,7 +166,11 @@ const LLAMA3_SPLIT: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\
 /// Every way to make a piece of two others, best score first, as `transformers` derives the merges
 /// of a SentencePiece BPE.
 fn merges_by_score(tokens: &[String], scores: &[f32]) -> Vec<Value> {
-    let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (t.as_str(), i)).collect();
+    let ids: HashMap<&str, usize> = tokens
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (t.as_str(), i))
+        .collect();
     let mut merges = Vec::new();
     for (i, token) in tokens.iter().enumerate() {
         for (at, _) in token.char_indices().skip(1) {

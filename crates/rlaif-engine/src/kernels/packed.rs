@@ -128,7 +128,15 @@ impl Packed {
         }
     }
 
-    fn panels_any(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+    fn panels_any(
+        &self,
+        x: &[f32],
+        rows: usize,
+        from: usize,
+        to: usize,
+        base: usize,
+        out: &Shared,
+    ) {
         // SAFETY: bounds as in `strip`.
         unsafe {
             self.walk(x, rows, from, to, base, out, |s, args| {
@@ -166,6 +174,7 @@ impl Packed {
                         rows: take,
                         // SAFETY: `row < rows`, and `base + row` is a row of y.
                         x: unsafe { x.as_ptr().add(row * self.inputs) },
+                        // SAFETY: as above.
                         y: unsafe { out.0.add((base + row) * self.outputs) },
                         panel,
                         panels: group,
@@ -387,7 +396,9 @@ mod tests {
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                     // SAFETY: just asked.
-                    unsafe { packed.panels_v3(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, &shared) };
+                    unsafe {
+                        packed.panels_v3(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, &shared)
+                    };
                     assert_eq!(y, want, "avx2");
                 }
             }

@@ -201,11 +201,7 @@ pub(super) fn backward(
 }
 
 /// The scalar head trains beside an adapter too.
-pub(super) fn backward_score(
-    grads: &Outputs,
-    hidden: &[f32],
-    score: Option<&mut Matrix>,
-) {
+pub(super) fn backward_score(grads: &Outputs, hidden: &[f32], score: Option<&mut Matrix>) {
     if let (Some(g), false) = (score, grads.values.is_empty()) {
         let d = g.cols;
         linear_dw(&grads.values, hidden, d, &mut g.data, 1.0);

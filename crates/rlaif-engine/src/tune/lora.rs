@@ -8,7 +8,9 @@ use serde_json::json;
 use super::optim::Tensor;
 use crate::config::LlamaConfig;
 use crate::error::EngineError;
-use crate::weights::{Matrix, PROJECTIONS, Weights, module, projection_shape, replace, write_tensors};
+use crate::weights::{
+    Matrix, PROJECTIONS, Weights, module, projection_shape, replace, write_tensors,
+};
 
 /// What to adapt, under PEFT's names.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -74,25 +76,29 @@ impl Adapter {
         let blocks = (0..c.layers)
             .map(|layer| {
                 std::array::from_fn(|i| {
-                    config.target_modules.iter().any(|t| t == PROJECTIONS[i]).then(|| {
-                        let (out, inputs) = projection_shape(c, i);
-                        let parts = ["lora", &layer.to_string(), PROJECTIONS[i]];
-                        let mut rng =
-                            crate::sampler::Stream::new(rlaif_core::seed::derive(seed, &parts));
-                        // kaiming_uniform(a = √5): uniform within ±1/√in.
-                        let bound = 1.0 / (inputs as f64).sqrt();
-                        let data = (0..config.r * inputs)
-                            .map(|_| ((rng.unit() * 2.0 - 1.0) * bound) as f32)
-                            .collect();
-                        Pair {
-                            a: Matrix {
-                                rows: config.r,
-                                cols: inputs,
-                                data,
-                            },
-                            b: Matrix::zeros(out, config.r),
-                        }
-                    })
+                    config
+                        .target_modules
+                        .iter()
+                        .any(|t| t == PROJECTIONS[i])
+                        .then(|| {
+                            let (out, inputs) = projection_shape(c, i);
+                            let parts = ["lora", &layer.to_string(), PROJECTIONS[i]];
+                            let mut rng =
+                                crate::sampler::Stream::new(rlaif_core::seed::derive(seed, &parts));
+                            // kaiming_uniform(a = √5): uniform within ±1/√in.
+                            let bound = 1.0 / (inputs as f64).sqrt();
+                            let data = (0..config.r * inputs)
+                                .map(|_| ((rng.unit() * 2.0 - 1.0) * bound) as f32)
+                                .collect();
+                            Pair {
+                                a: Matrix {
+                                    rows: config.r,
+                                    cols: inputs,
+                                    data,
+                                },
+                                b: Matrix::zeros(out, config.r),
+                            }
+                        })
                 })
             })
             .collect();
@@ -161,7 +167,11 @@ impl Adapter {
             for (i, pair) in block.iter().enumerate() {
                 let Some(p) = pair else { continue };
                 for (part, m) in [("lora_A", &p.a), ("lora_B", &p.b)] {
-                    named.push((name(layer, i, part), vec![m.rows, m.cols], m.data.as_slice()));
+                    named.push((
+                        name(layer, i, part),
+                        vec![m.rows, m.cols],
+                        m.data.as_slice(),
+                    ));
                 }
             }
         }
@@ -241,17 +251,26 @@ impl Adapter {
         if json["peft_type"] != "LORA" {
             return Err(EngineError::format(
                 &path,
-                format!("`peft_type` is {}, supported is \"LORA\"", json["peft_type"]),
+                format!(
+                    "`peft_type` is {}, supported is \"LORA\"",
+                    json["peft_type"]
+                ),
             ));
         }
         for key in ["use_rslora", "use_dora", "fan_in_fan_out"] {
             if json[key] == true {
-                return Err(EngineError::format(&path, format!("`{key}` is not supported")));
+                return Err(EngineError::format(
+                    &path,
+                    format!("`{key}` is not supported"),
+                ));
             }
         }
         for key in ["rank_pattern", "alpha_pattern"] {
             if json[key].as_object().is_some_and(|o| !o.is_empty()) {
-                return Err(EngineError::format(&path, format!("`{key}` is not supported")));
+                return Err(EngineError::format(
+                    &path,
+                    format!("`{key}` is not supported"),
+                ));
             }
         }
         let config = LoraConfig {
@@ -259,7 +278,11 @@ impl Adapter {
             lora_alpha: json["lora_alpha"].as_f64().unwrap_or(0.0) as f32,
             target_modules: json["target_modules"]
                 .as_array()
-                .map(|l| l.iter().filter_map(|t| t.as_str().map(str::to_string)).collect())
+                .map(|l| {
+                    l.iter()
+                        .filter_map(|t| t.as_str().map(str::to_string))
+                        .collect()
+                })
                 .unwrap_or_default(),
         };
         check(&config).map_err(|e| EngineError::format(&path, e.to_string()))?;
@@ -344,10 +367,19 @@ fn check(config: &LoraConfig) -> Result<(), EngineError> {
 /// For tests elsewhere in the crate: an adapter whose B is not zero.
 #[cfg(test)]
 pub(crate) fn disturbed(c: &LlamaConfig, w: &Weights) -> Adapter {
-    let mut a = Adapter::new(c, w, LoraConfig { r: 4, lora_alpha: 6.0, ..LoraConfig::default() }, 3).unwrap();
+    let mut a = Adapter::new(
+        c,
+        w,
+        LoraConfig {
+            r: 4,
+            lora_alpha: 6.0,
+            ..LoraConfig::default()
+        },
+        3,
+    )
+    .unwrap();
     for (n, pair) in a.blocks.iter_mut().flatten().flatten().enumerate() {
         pair.b.data = crate::weights::normal(pair.b.data.len(), 0.2, n as u64);
     }
     a
 }
-

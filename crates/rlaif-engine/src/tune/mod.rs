@@ -221,7 +221,11 @@ impl Tuner {
     }
 
     fn check(&self, batch: &Batch<'_>) -> Result<(), EngineError> {
-        if let Some(t) = batch.tokens.iter().find(|t| **t as usize >= self.config.vocab) {
+        if let Some(t) = batch
+            .tokens
+            .iter()
+            .find(|t| **t as usize >= self.config.vocab)
+        {
             return Err(EngineError::Request(format!(
                 "token {t} is outside the vocabulary of {}; the tokenizer belongs to another model",
                 self.config.vocab
@@ -271,11 +275,21 @@ impl Tuner {
     }
 
     /// dx [+]= dy W and the adapter's part; gradients of W or of the adapter are added.
-    fn project_back(&mut self, layer: usize, i: usize, x: &[f32], dy: &[f32], dx: &mut [f32], add: bool) {
+    fn project_back(
+        &mut self,
+        layer: usize,
+        i: usize,
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        add: bool,
+    ) {
         let w = &self.weights.blocks[layer].linear[i];
         linear_dx(dy, &w.data, w.cols, dx, add, 1.0);
         match (&mut self.grads, &self.adapter) {
-            (Grads::Full(g), _) => linear_dw(dy, x, w.cols, &mut g.blocks[layer].linear[i].data, 1.0),
+            (Grads::Full(g), _) => {
+                linear_dw(dy, x, w.cols, &mut g.blocks[layer].linear[i].data, 1.0)
+            }
             (Grads::Adapter(g), Some(a)) => {
                 let (Some(p), Some(g)) = (&a.blocks[layer][i], &mut g.blocks[layer][i]) else {
                     return;
@@ -312,7 +326,12 @@ impl Tuner {
         }
     }
 
-    fn pass(&self, batch: &Batch<'_>, keep: bool, on: bool) -> Result<(Outputs, Tape), EngineError> {
+    fn pass(
+        &self,
+        batch: &Batch<'_>,
+        keep: bool,
+        on: bool,
+    ) -> Result<(Outputs, Tape), EngineError> {
         self.pass_with(&self.weights, batch, keep, on)
     }
 
@@ -416,7 +435,16 @@ impl Tuner {
                 None
             }
         };
-        head::backward(&weights, score.as_ref(), &c, &kept, grads, &normed, &mut dnormed, full);
+        head::backward(
+            &weights,
+            score.as_ref(),
+            &c,
+            &kept,
+            grads,
+            &normed,
+            &mut dnormed,
+            full,
+        );
         let mut dx = vec![0.0; n * d];
         let dw = self.norm_grad(|g| &mut g.norm);
         rms_norm_back(&dnormed, &x, &inv, &weights.norm, &mut dx, dw);
@@ -442,7 +470,15 @@ impl Tuner {
             rms_norm_back(&dnormed, &s.mid, &s.mid_inv, &block.post_norm, &mut dx, dw);
             self.project_back(layer, 3, &s.attended, &dx, &mut dattended, false);
             self.attention(&offsets).backward(
-                &s.q, &s.k, &s.v, &s.attended, &s.lse, &dattended, &mut dq, &mut dk, &mut dv,
+                &s.q,
+                &s.k,
+                &s.v,
+                &s.attended,
+                &s.lse,
+                &dattended,
+                &mut dq,
+                &mut dk,
+                &mut dv,
             );
             self.rotate(&mut dq, qw, &offsets, true);
             self.rotate(&mut dk, kw, &offsets, true);
@@ -477,11 +513,10 @@ impl Tuner {
         match (&mut self.grads, &mut self.adapter) {
             (Grads::Full(g), _) => {
                 let weights = Arc::make_mut(&mut self.weights);
-                self.optimizer.step(lr, optim::tensors(weights), optim::tensors(g))
+                self.optimizer
+                    .step(lr, optim::tensors(weights), optim::tensors(g))
             }
-            (Grads::Adapter(g), Some(a)) => {
-                self.optimizer.step(lr, a.tensors(), g.tensors())
-            }
+            (Grads::Adapter(g), Some(a)) => self.optimizer.step(lr, a.tensors(), g.tensors()),
             (Grads::Adapter(_), None) => Ok(0.0),
         }
     }
@@ -493,7 +528,10 @@ impl Tuner {
             Grads::Full(g) => optim::tensors(g),
             Grads::Adapter(g) => g.tensors(),
         };
-        tensors.into_iter().map(|t| (t.name, t.data.to_vec())).collect()
+        tensors
+            .into_iter()
+            .map(|t| (t.name, t.data.to_vec()))
+            .collect()
     }
 
     /// Changes one tensor's values, for finite differences and restored checkpoints.

@@ -74,21 +74,55 @@ pub(super) fn gemm(
 pub(super) fn linear(x: &[f32], w: &[f32], inputs: usize, y: &mut [f32], add: bool, alpha: f32) {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     let dims = (rows, outputs, inputs);
-    gemm(dims, y, outputs, add, Mat(x, inputs, 1), Mat(w, 1, inputs), alpha, true);
+    gemm(
+        dims,
+        y,
+        outputs,
+        add,
+        Mat(x, inputs, 1),
+        Mat(w, 1, inputs),
+        alpha,
+        true,
+    );
 }
 
 /// dx (rows × in) = [dx +] alpha · dy W.
-pub(super) fn linear_dx(dy: &[f32], w: &[f32], inputs: usize, dx: &mut [f32], add: bool, alpha: f32) {
+pub(super) fn linear_dx(
+    dy: &[f32],
+    w: &[f32],
+    inputs: usize,
+    dx: &mut [f32],
+    add: bool,
+    alpha: f32,
+) {
     let outputs = w.len() / inputs;
     let dims = (dy.len() / outputs, inputs, outputs);
-    gemm(dims, dx, inputs, add, Mat(dy, outputs, 1), Mat(w, inputs, 1), alpha, true);
+    gemm(
+        dims,
+        dx,
+        inputs,
+        add,
+        Mat(dy, outputs, 1),
+        Mat(w, inputs, 1),
+        alpha,
+        true,
+    );
 }
 
 /// dW (out × in) += alpha · dyᵀ x.
 pub(super) fn linear_dw(dy: &[f32], x: &[f32], inputs: usize, dw: &mut [f32], alpha: f32) {
     let (rows, outputs) = (x.len() / inputs, dw.len() / inputs);
     let dims = (outputs, inputs, rows);
-    gemm(dims, dw, inputs, true, Mat(dy, 1, outputs), Mat(x, inputs, 1), alpha, true);
+    gemm(
+        dims,
+        dw,
+        inputs,
+        true,
+        Mat(dy, 1, outputs),
+        Mat(x, inputs, 1),
+        alpha,
+        true,
+    );
 }
 
 /// dx += gradient of RMSNorm; dw += its weight's (where given). `inv` as saved by the forward pass.
@@ -184,7 +218,14 @@ impl Attention<'_> {
     }
 
     /// out (tokens × heads·head_dim) = causal attention; `lse` (tokens × heads) for the way back.
-    pub(super) fn forward(&self, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
+    pub(super) fn forward(
+        &self,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &mut [f32],
+        lse: &mut [f32],
+    ) {
         let (hd, group) = (self.head_dim, self.heads / self.kv_heads);
         let (qs, ks) = (self.heads * hd, self.kv_heads * hd);
         let scale = 1.0 / (hd as f32).sqrt();
@@ -257,8 +298,26 @@ impl Attention<'_> {
                     let qm = Mat(&q[at..], qs, 1);
                     let dom = Mat(&dout[at..], qs, 1);
                     let (k0, v0) = (&k[start * ks + kv * hd..], &v[start * ks + kv * hd..]);
-                    gemm((n, t, hd), &mut p, t, false, qm, Mat(k0, 1, ks), scale, false);
-                    gemm((n, t, hd), &mut ds, t, false, dom, Mat(v0, 1, ks), 1.0, false);
+                    gemm(
+                        (n, t, hd),
+                        &mut p,
+                        t,
+                        false,
+                        qm,
+                        Mat(k0, 1, ks),
+                        scale,
+                        false,
+                    );
+                    gemm(
+                        (n, t, hd),
+                        &mut ds,
+                        t,
+                        false,
+                        dom,
+                        Mat(v0, 1, ks),
+                        1.0,
+                        false,
+                    );
                     for i in 0..n {
                         let at = (start + from + i) * qs + h * hd;
                         let d: f32 = dout[at..at + hd]
@@ -279,7 +338,16 @@ impl Attention<'_> {
                     gemm((t, hd, n), &mut dvh, hd, true, pm, dom, 1.0, false);
                     gemm((t, hd, n), &mut dkh, hd, true, dsm, qm, 1.0, false);
                     let dims = (n, hd, t);
-                    gemm(dims, &mut dqb, hd, false, Mat(&ds, t, 1), Mat(k0, ks, 1), 1.0, false);
+                    gemm(
+                        dims,
+                        &mut dqb,
+                        hd,
+                        false,
+                        Mat(&ds, t, 1),
+                        Mat(k0, ks, 1),
+                        1.0,
+                        false,
+                    );
                     for i in 0..n {
                         // SAFETY: this task alone owns head h of these rows.
                         unsafe { dq.slice((start + from + i) * qs + h * hd, hd) }

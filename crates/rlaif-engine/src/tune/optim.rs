@@ -22,10 +22,18 @@ pub(super) fn tensors(w: &mut Weights) -> Vec<Tensor<'_>> {
     fn t(name: String, decays: bool, data: &mut [f32]) -> Tensor<'_> {
         Tensor { name, decays, data }
     }
-    let mut all = vec![t("model.embed_tokens.weight".into(), true, &mut w.embed.data)];
+    let mut all = vec![t(
+        "model.embed_tokens.weight".into(),
+        true,
+        &mut w.embed.data,
+    )];
     for (layer, b) in w.blocks.iter_mut().enumerate() {
         let prefix = format!("model.layers.{layer}");
-        all.push(t(format!("{prefix}.input_layernorm.weight"), false, &mut b.input_norm));
+        all.push(t(
+            format!("{prefix}.input_layernorm.weight"),
+            false,
+            &mut b.input_norm,
+        ));
         for (i, m) in b.linear.iter_mut().enumerate() {
             let name = format!("{prefix}.{}.{}.weight", module(i), PROJECTIONS[i]);
             all.push(t(name, true, &mut m.data));
@@ -123,7 +131,11 @@ impl AdamW {
                 rate,
                 root: correct2 as f32,
                 eps: self.eps,
-                keep: if w.decays { 1.0 - lr * self.weight_decay } else { 1.0 },
+                keep: if w.decays {
+                    1.0 - lr * self.weight_decay
+                } else {
+                    1.0
+                },
             };
             const PIECE: usize = 16_384;
             w.data

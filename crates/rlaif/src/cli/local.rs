@@ -100,7 +100,9 @@ pub struct ConvertArgs {
 /// Sets the number of threads that models in memory use.
 pub fn threads(n: usize) {
     // Fails only where the pool exists already, and then its size stands.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
+    let _ = rayon::ThreadPoolBuilder::new()
+        .num_threads(n)
+        .build_global();
 }
 
 fn options(cache_mib: u64) -> Options {
@@ -157,7 +159,10 @@ pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
         .iter()
         .map(|row| {
             let prompt = serde_json::to_string(&row.prompt).unwrap_or_default();
-            (row_key(&["sample", &identity, &settings, &row.id, &prompt]), row)
+            (
+                row_key(&["sample", &identity, &settings, &row.id, &prompt]),
+                row,
+            )
         })
         .collect();
     let stop = Stop::default();
@@ -276,7 +281,11 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
     let rows = read(&args.input, args.limit, &progress)?;
     if let Some(row) = rows.iter().find(|r| r.completions.is_empty()) {
         return Err(Error::input(
-            format!("{}:{}: the row has no completion", args.input.display(), row.line),
+            format!(
+                "{}:{}: the row has no completion",
+                args.input.display(),
+                row.line
+            ),
             "give a column `completion`, `completions`, or `chosen` and `rejected`",
         ));
     }
@@ -293,12 +302,8 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
         let mut rewards = Vec::new();
         for row in batch {
             for completion in &row.completions {
-                let (prompt, whole) = rlaif::local::conversation(
-                    &tokenizer,
-                    &config,
-                    &row.prompt.0,
-                    completion,
-                )?;
+                let (prompt, whole) =
+                    rlaif::local::conversation(&tokenizer, &config, &row.prompt.0, completion)?;
                 if config.scalar_head {
                     rewards.push(reward(&model, &mut cache, &whole)?);
                 } else {
@@ -316,7 +321,10 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
             let mut line = row.columns.clone();
             let n = row.completions.len();
             if config.scalar_head {
-                line.insert("scores".into(), json!(rewards.by_ref().take(n).collect::<Vec<_>>()));
+                line.insert(
+                    "scores".into(),
+                    json!(rewards.by_ref().take(n).collect::<Vec<_>>()),
+                );
             } else {
                 let all: Vec<_> = scored.by_ref().take(n).collect();
                 let sums: Vec<f32> = all.iter().map(|s| s.logprobs.iter().sum()).collect();
@@ -331,9 +339,16 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
     write_rows(&args.out, &lines)?;
     let secs = begun.elapsed().as_secs_f64();
     if global.json {
-        println!("{}", json!({"rows": rows.len(), "wall_secs": secs, "out": args.out}));
+        println!(
+            "{}",
+            json!({"rows": rows.len(), "wall_secs": secs, "out": args.out})
+        );
     }
-    eprintln!("{} rows in {secs:.1} s -> {}", rows.len(), args.out.display());
+    eprintln!(
+        "{} rows in {secs:.1} s -> {}",
+        rows.len(),
+        args.out.display()
+    );
     Ok(0)
 }
 
@@ -353,7 +368,10 @@ fn reward(
     let mut sequence = Sequence::default();
     if !cache.reserve(&mut sequence, tokens.len()) {
         return Err(Error::input(
-            format!("a row of {} tokens does not fit the memory budget", tokens.len()),
+            format!(
+                "a row of {} tokens does not fit the memory budget",
+                tokens.len()
+            ),
             "raise --cache-mib",
         ));
     }

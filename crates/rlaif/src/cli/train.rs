@@ -13,9 +13,9 @@ use rlaif_core::dataset::{self, Dataset};
 use rlaif_core::run::sha256_file;
 use rlaif_core::{Message, Outcome};
 use rlaif_engine::{Cache, Inference, LoraConfig, Sequence, Work};
+use rlaif_train::fit::{self, fit};
 use rlaif_train::ppo::{self, PpoConfig, PpoState, Rollout, Scores};
 use rlaif_train::schedule::Schedule;
-use rlaif_train::fit::{self, fit};
 use rlaif_train::{
     FitConfig, Objective, State, StepMetrics, TokenBatch, TrainError, Trainable, dpo as dpos,
     reward as rewards, sft as sfts,
@@ -193,7 +193,13 @@ pub fn sft(args: &SftArgs, global: &Global) -> Result<u8, Error> {
             .map_or(Made::TooLong, Made::Example))
     })?;
     let learning_rate = if args.fit.lora.is_some() { 2e-4 } else { 2e-5 };
-    job.train(&sfts::Sft, splits, learning_rate, |_, examples| Ok(examples), |_, _| json!({}))
+    job.train(
+        &sfts::Sft,
+        splits,
+        learning_rate,
+        |_, examples| Ok(examples),
+        |_, _| json!({}),
+    )
 }
 
 /// `rlaif reward`.
@@ -214,16 +220,22 @@ pub fn reward(args: &RewardArgs, global: &Global) -> Result<u8, Error> {
         center_rewards_coefficient: args.center_rewards_coefficient,
     };
     let rate = if args.fit.lora.is_some() { 2e-4 } else { 2e-5 };
-    job.train(&objective, splits, rate, |_, examples| Ok(examples), |_, m| {
-        json!({"accuracy": m.correct / m.decided, "pairs": m.pairs, "decided": m.decided,
+    job.train(
+        &objective,
+        splits,
+        rate,
+        |_, examples| Ok(examples),
+        |_, m| {
+            json!({"accuracy": m.correct / m.decided, "pairs": m.pairs, "decided": m.decided,
                "margin": m.margin / m.pairs})
-    })
+        },
+    )
 }
 
 /// `rlaif dpo`.
 pub fn dpo(args: &DpoArgs, global: &Global) -> Result<u8, Error> {
-    let loss_type: dpos::LossType =
-        serde_json::from_value(Value::from(args.loss_type.as_str())).map_err(|_| {
+    let loss_type: dpos::LossType = serde_json::from_value(Value::from(args.loss_type.as_str()))
+        .map_err(|_| {
             Error::input(
                 format!("`{}` is no DPO loss", args.loss_type),
                 "give --loss-type sigmoid, robust or ipo",
@@ -371,7 +383,9 @@ impl<'a> Fit<'a> {
             }
         }
         let lora = lora(args.lora, args.lora_alpha);
-        let mut network = self.desk.network(lora, args.weight_decay, args.max_length, seed)?;
+        let mut network = self
+            .desk
+            .network(lora, args.weight_decay, args.max_length, seed)?;
         let (too_long, unusable) = (splits.too_long, splits.unusable);
         let train = prepare(&network, splits.train)?;
         let held_out = prepare(&network, splits.validation)?;
@@ -381,7 +395,8 @@ impl<'a> Fit<'a> {
         let stop = Stop::default();
         stop_on_interrupt(&stop);
         let total = fit::steps(&config, train.len());
-        self.progress.start(self.verb, total as usize, state.step as usize);
+        self.progress
+            .start(self.verb, total as usize, state.step as usize);
         let mut failure = None;
         let ended = fit(
             &mut network,
@@ -430,7 +445,11 @@ impl<'a> Fit<'a> {
             folder.checkpoint(&network, state.step, &state)?;
         }
         self.progress.finish(self.verb);
-        let best = state.evals.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+        let best = state
+            .evals
+            .iter()
+            .copied()
+            .min_by(|a, b| a.1.total_cmp(&b.1));
         let measured = self.measure(objective, &network, &test, best, state.step)?;
         let wall = self.begun.elapsed().as_secs_f64();
         let summary = json!({
@@ -556,7 +575,9 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
     }
     let left_out = data.rows.len() - prompts.len();
     if left_out > 0 {
-        progress.note(&format!("{left_out} prompts left out: longer than --max-prompt-length"));
+        progress.note(&format!(
+            "{left_out} prompts left out: longer than --max-prompt-length"
+        ));
     }
     let config = PpoConfig {
         learning_rate: args.learning_rate,
@@ -580,7 +601,10 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
         (Some(folder), _) => Scorer::model(folder, seed)?,
         (None, Some(command)) => Scorer::Command(command.clone()),
         (None, None) => {
-            return Err(Error::input("no reward was named", "give --reward or --reward-command"));
+            return Err(Error::input(
+                "no reward was named",
+                "give --reward or --reward-command",
+            ));
         }
     };
     let positions = args.max_prompt_length + args.response_length;
@@ -589,14 +613,29 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
         "ppo",
         &data.sha256,
         &model_hash(&args.base)?,
-        &json!([config, args.lora, args.limit, args.max_prompt_length, args.reward_command]).to_string(),
-        &args.reward.as_deref().map(model_hash).transpose()?.unwrap_or_default(),
+        &json!([
+            config,
+            args.lora,
+            args.limit,
+            args.max_prompt_length,
+            args.reward_command
+        ])
+        .to_string(),
+        &args
+            .reward
+            .as_deref()
+            .map(model_hash)
+            .transpose()?
+            .unwrap_or_default(),
     ]);
     let (mut folder, mut state): (Folder, PpoState) =
         Folder::open(&args.out, &identity, &mut network)?;
     let stop = Stop::default();
     stop_on_interrupt(&stop);
-    let total = config.total_episodes.div_ceil(config.batch_size.max(1)).max(1);
+    let total = config
+        .total_episodes
+        .div_ceil(config.batch_size.max(1))
+        .max(1);
     progress.start("ppo", total, state.iteration as usize);
     let mut failure = None;
     let mut last = Value::Null;

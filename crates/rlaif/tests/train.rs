@@ -1,0 +1,232 @@
+//! The verbs on models in memory, run as a person would, on a model of 14,000 parameters.
+#![cfg(feature = "local")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+struct Bench {
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A folder with a model whose words are `w3` to `w82`, and files of rows.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        let golden =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-engine/tests/golden/tied");
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(golden.join(name), model.join(name)).unwrap();
+        }
+        let vocab: serde_json::Map<String, Value> = (0..83)
+            .map(|i| {
+                (
+                    ["<pad>", "<s>", "</s>"]
+                        .get(i)
+                        .map_or(format!("w{i}"), ToString::to_string),
+                    json!(i),
+                )
+            })
+            .collect();
+        let added: Vec<Value> = ["<pad>", "<s>", "</s>"]
+            .iter()
+            .enumerate()
+            .map(|(i, t)| {
+                json!({"id": i, "content": t, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true})
+            })
+            .collect();
+        let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": added, "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w3"}});
+        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let template = "{% for m in messages %}<s> {{ m.content }} {% if m.role == 'assistant' %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}";
+        std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+        let rows: Vec<String> = (0..60)
+            .map(|i| {
+                // What is chosen speaks of w10 to w19, what is rejected of w40 to w49.
+                let words = |base: usize| (0..4 + i % 5).map(|t| format!("w{}", base + (i + t * 3) % 10)).collect::<Vec<_>>().join(" ");
+                json!({"prompt": format!("w{} w{}", 20 + i % 20, 50 + i % 30), "chosen": words(10), "rejected": words(40)}).to_string()
+            })
+            .collect();
+        std::fs::write(dir.path().join("pairs.jsonl"), rows.join("\n")).unwrap();
+        Bench { dir }
+    }
+
+    fn command(&self, args: &str) -> Command {
+        let mut c = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        c.current_dir(self.dir.path()).args(args.split_whitespace());
+        c
+    }
+
+    fn run(&self, args: &str) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn json(&self, args: &str) -> Value {
+        let out = self.run(&format!("{args} --json"));
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        serde_json::from_slice(&out.stdout).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn lines(&self, name: &str) -> Vec<Value> {
+        std::fs::read_to_string(self.path(name))
+            .unwrap()
+            .lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect()
+    }
+}
+
+#[test]
+fn sample_gives_the_same_for_a_seed_and_score_confirms_its_logprobs() {
+    let b = Bench::new();
+    let args =
+        "sample model pairs.jsonl --max-new-tokens 12 --num-samples 3 --limit 8 --seed 5 --out";
+    b.json(&format!("{args} a.jsonl"));
+    b.json(&format!("{args} b.jsonl --threads 1"));
+    assert_eq!(b.lines("a.jsonl"), b.lines("b.jsonl"));
+    let row = &b.lines("a.jsonl")[0];
+    assert_eq!(row["completions"].as_array().unwrap().len(), 3);
+    assert_ne!(row["completion_ids"][0], row["completion_ids"][1]);
+    let one = b.json(
+        "sample model pairs.jsonl --max-new-tokens 12 --temperature 1 --limit 8 --out one.jsonl",
+    );
+    assert_eq!(one["rows"], 8);
+    b.json("score model pairs.jsonl --limit 4 --out scored.jsonl");
+    let scored = &b.lines("scored.jsonl")[0];
+    assert_eq!(
+        scored["logprobs"].as_array().unwrap().len(),
+        2,
+        "chosen and rejected"
+    );
+    let sum: f64 = scored["logprobs"][0]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .sum();
+    assert!((sum - scored["logprob"][0].as_f64().unwrap()).abs() < 1e-4);
+}
+
+#[test]
+fn a_reward_model_learns_and_ppo_follows_it_and_dpo_too() {
+    let b = Bench::new();
+    let trained = b.json(
+        "reward pairs.jsonl --base model --out rm --learning-rate 5e-3 --epochs 12 --eval-steps 10",
+    );
+    assert!(
+        trained["test_metrics"]["accuracy"].as_f64().unwrap() > 0.9,
+        "{trained}"
+    );
+    b.json("score rm pairs.jsonl --out scored.jsonl");
+    let right = b
+        .lines("scored.jsonl")
+        .iter()
+        .filter(|r| r["scores"][0].as_f64() > r["scores"][1].as_f64())
+        .count();
+    assert!(right > 54, "{right} of 60");
+    let ppo = "ppo pairs.jsonl --base model --reward rm --out policy --total-episodes 640 --batch-size 64 --response-length 8 --learning-rate 3e-3 --kl-coef 0.01 --temperature 1 --missing-eos-penalty 0";
+    b.json(ppo);
+    let log = b.lines("policy/log.jsonl");
+    let score = |i: usize| log[i]["score"].as_f64().unwrap();
+    assert!(score(9) > score(0) + 0.5, "{} {}", score(0), score(9));
+    assert!(log[0]["kl"].as_f64().unwrap().abs() < 1e-3 && log[9]["kl"].as_f64().unwrap() > 0.0);
+    b.json("sample policy pairs.jsonl --max-new-tokens 8 --limit 2 --out s.jsonl");
+    let dpo =
+        b.json("dpo pairs.jsonl --base model --out dpo --lora 4 --learning-rate 5e-3 --epochs 8");
+    assert!(
+        dpo["test_metrics"]["rewards/accuracies"].as_f64().unwrap() > 0.9,
+        "{dpo}"
+    );
+    assert!(b.path("dpo/adapter_model.safetensors").is_file());
+    let sft = b.json("sft pairs.jsonl --base model --out sft --learning-rate 3e-3 --epochs 4");
+    assert!(sft["test_loss"].as_f64().unwrap() < 4.0, "{sft}");
+}
+
+/// Stopped by Ctrl-C and given again, a run ends with the bits of an undisturbed one.
+#[test]
+fn a_stopped_training_run_goes_on_exactly() {
+    let b = Bench::new();
+    let args = "ppo pairs.jsonl --base model --total-episodes 512 --batch-size 32 --response-length 8 --learning-rate 1e-3 --reward-command ./reward.sh --out";
+    // The reward counts letters; from the fifth call on it is slow, so that a signal finds it at work.
+    let script = "#!/bin/sh\nn=$(cat calls 2>/dev/null || echo 0); n=$((n+1)); echo $n > calls\n[ -f slow ] && [ $n -gt 4 ] && sleep 1\nwhile IFS= read -r l; do echo \"{\\\"score\\\": $(( ${#l} % 7 ))}\"; done\n";
+    std::fs::write(b.path("reward.sh"), script).unwrap();
+    assert!(
+        Command::new("chmod")
+            .arg("+x")
+            .arg(b.path("reward.sh"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    b.json(&format!("{args} whole"));
+    std::fs::write(b.path("slow"), "").unwrap();
+    std::fs::remove_file(b.path("calls")).unwrap();
+    let mut child = b
+        .command(&format!("{args} parts"))
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !std::fs::read_to_string(b.path("calls"))
+        .is_ok_and(|n| n.trim().parse::<u32>().unwrap_or(0) >= 6)
+    {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // Once: the iteration ends, a checkpoint is written, exit code 1.
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    std::fs::remove_file(b.path("slow")).unwrap();
+    b.json(&format!("{args} parts"));
+    let read = |name: &str| std::fs::read(b.path(name)).unwrap();
+    assert_eq!(read("whole/log.jsonl"), read("parts/log.jsonl"));
+    assert!(read("whole/model.safetensors") == read("parts/model.safetensors"));
+    let other = b
+        .run("ppo pairs.jsonl --base model --kl-coef 0.5 --reward-command ./reward.sh --out parts");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("other settings"));
+}
+
+#[test]
+fn a_failing_reward_is_never_a_number() {
+    let b = Bench::new();
+    let ppo = |command: &str| {
+        let mut c = b.command("ppo pairs.jsonl --base model --total-episodes 16 --batch-size 16 --response-length 4 --out p --reward-command");
+        let out = c.arg(command).output().unwrap();
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&out.stderr).into_owned(),
+        )
+    };
+    let (code, text) = ppo("sed 's/.*/{\"error\": \"judge timed out\"}/'");
+    assert_eq!(code, Some(2));
+    assert!(
+        text.contains("16 of 16 completions got no score") && text.contains("judge timed out"),
+        "{text}"
+    );
+    let (_, text) = ppo("sed 's/.*/{\"score\": null}/'");
+    assert!(text.contains("holds no finite `score`"), "{text}");
+    let (_, text) = ppo("head -3");
+    assert!(text.contains("answered 3 lines to 16"), "{text}");
+    assert!(!b.path("p/model.safetensors").exists());
+}
