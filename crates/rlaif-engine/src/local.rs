@@ -1,6 +1,7 @@
 //! A checkpoint folder as a [`LanguageModel`].
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -30,6 +31,9 @@ pub struct LocalModel {
     eos: Arc<[u32]>,
     raw: bool,
     queue: mpsc::Sender<Request>,
+    calls: AtomicU64,
+    prompt_tokens: AtomicU64,
+    completion_tokens: AtomicU64,
 }
 
 impl LocalModel {
@@ -83,7 +87,30 @@ impl LocalModel {
             eos: config.eos.clone().into(),
             raw: false,
             queue,
+            calls: AtomicU64::new(0),
+            prompt_tokens: AtomicU64::new(0),
+            completion_tokens: AtomicU64::new(0),
         })
+    }
+
+    /// Calls, prompt tokens and generated tokens answered so far.
+    #[must_use]
+    pub fn answered(&self) -> (u64, u64, u64) {
+        let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        (
+            read(&self.calls),
+            read(&self.prompt_tokens),
+            read(&self.completion_tokens),
+        )
+    }
+
+    fn count(&self, usage: Usage) -> Usage {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.prompt_tokens
+            .fetch_add(usage.prompt_tokens, Ordering::Relaxed);
+        self.completion_tokens
+            .fetch_add(usage.completion_tokens, Ordering::Relaxed);
+        usage
     }
 
     /// Continues the plain text of a single message instead of using the chat template.
@@ -189,7 +216,7 @@ impl LanguageModel for LocalModel {
             Ok(Completion {
                 text,
                 reasoning: None,
-                usage: usage(length, done.ids.len()),
+                usage: self.count(usage(length, done.ids.len())),
                 finish: done.finish,
                 tokens: Some(Tokens {
                     ids: done.ids,
@@ -264,7 +291,7 @@ impl LanguageModel for LocalModel {
                 return Err(ModelError::Unparseable {
                     text: String::new(),
                     truncated: false,
-                    usage: usage(length, 0),
+                    usage: self.count(usage(length, 0)),
                 });
             }
             Ok(ChoiceLogprobs {
@@ -272,7 +299,7 @@ impl LanguageModel for LocalModel {
                 off_choice_mass: (1.0 - total).clamp(0.0, 1.0) as f32,
                 evidence: Evidence::Exact,
                 text: String::new(),
-                usage: usage(length, 0),
+                usage: self.count(usage(length, 0)),
             })
         })
     }

@@ -157,6 +157,22 @@ fn a_reward_model_learns_and_ppo_follows_it_and_dpo_too() {
     assert!(sft["test_loss"].as_f64().unwrap() < 4.0, "{sft}");
 }
 
+/// A folder is a judge like any other: exact log-probabilities in both orders, counted.
+#[test]
+fn a_folder_judges_in_the_place_of_a_url() {
+    let b = Bench::new();
+    std::fs::write(
+        b.path("c.toml"),
+        "[[principles]]\nid = \"p\"\ncritique = \"w3\"\nrevision = \"w4\"\npreference = \"w5\"\n",
+    )
+    .unwrap();
+    let done =
+        b.json("judge pairs.jsonl --constitution c.toml --critic model --limit 3 --out j.jsonl");
+    assert_eq!(done["rows"], 3);
+    assert_eq!(done["calls"], 6, "{done}");
+    assert!(done["prompt_tokens"].as_u64().unwrap() > 0);
+}
+
 /// Stopped by Ctrl-C and given again, a run ends with the bits of an undisturbed one.
 #[test]
 fn a_stopped_training_run_goes_on_exactly() {

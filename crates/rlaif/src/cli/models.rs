@@ -14,6 +14,8 @@ use super::args::EndpointArgs;
 #[derive(Default)]
 pub struct Models {
     endpoints: Vec<Arc<Endpoint>>,
+    #[cfg(feature = "local")]
+    local: Vec<Arc<rlaif_engine::LocalModel>>,
     pub by_name: BTreeMap<String, Model>,
 }
 
@@ -40,6 +42,14 @@ impl Models {
         progress: &Arc<dyn Progress>,
     ) -> Result<Model, Error> {
         if !(url.starts_with("http://") || url.starts_with("https://")) {
+            #[cfg(feature = "local")]
+            if std::path::Path::new(url).is_dir() {
+                let options = rlaif_engine::Options::default();
+                let model = rlaif_engine::LocalModel::open(std::path::Path::new(url), options)?;
+                let model = Arc::new(model);
+                self.local.push(Arc::clone(&model));
+                return Ok(model);
+            }
             // A folder, or a mistake: the library says which.
             return rlaif::open(url);
         }
@@ -75,6 +85,13 @@ impl Models {
     pub fn count(&self, totals: &mut Totals) {
         for endpoint in &self.endpoints {
             totals.add_stats(&endpoint.stats());
+        }
+        #[cfg(feature = "local")]
+        for model in &self.local {
+            let (calls, prompt_tokens, completion_tokens) = model.answered();
+            totals.calls += calls;
+            totals.prompt_tokens += prompt_tokens;
+            totals.completion_tokens += completion_tokens;
         }
     }
 }
