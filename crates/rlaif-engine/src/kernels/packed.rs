@@ -98,6 +98,7 @@ impl Packed {
         // SAFETY: the features are enabled in this function; bounds as in `strip`.
         unsafe {
             self.walk(x, rows, from, to, base, out, |s, args| match args.rows {
+                12 => s.tile::<simd::V4, 12, 2, 1>(args),
                 8 => s.tile::<simd::V4, 8, 2, 1>(args),
                 4 => s.tile::<simd::V4, 4, 2, 2>(args),
                 2 => s.tile::<simd::V4, 2, 2, 4>(args),
@@ -112,14 +113,9 @@ impl Packed {
         // SAFETY: as above.
         unsafe {
             self.walk(x, rows, from, to, base, out, |s, args| match args.rows {
-                8 => {
-                    for half in 0..4 {
-                        s.tile::<simd::V3, 2, 4, 1>(args.part(half * 2, 2, s.inputs, s.outputs));
-                    }
-                }
-                4 => {
-                    for half in 0..2 {
-                        s.tile::<simd::V3, 2, 4, 1>(args.part(half * 2, 2, s.inputs, s.outputs));
+                12 | 8 | 4 => {
+                    for pair in 0..args.rows / 2 {
+                        s.tile::<simd::V3, 2, 4, 1>(args.part(pair * 2, 2, s.inputs, s.outputs));
                     }
                 }
                 2 => s.tile::<simd::V3, 2, 4, 1>(args),
@@ -147,7 +143,7 @@ impl Packed {
         }
     }
 
-    /// Cuts the rows into strips of 8, 4, 2 and 1 and hands each to `strip`.
+    /// Cuts the rows into strips of 12, 8, 4, 2 and 1 and hands each to `strip`.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)] // one private walk, three instruction sets
     unsafe fn walk(
@@ -167,7 +163,10 @@ impl Packed {
             let mut row = 0;
             while row < rows {
                 let left = rows - row;
-                let take = [8, 4, 2, 1].into_iter().find(|n| *n <= left).unwrap_or(1);
+                let take = [12, 8, 4, 2, 1]
+                    .into_iter()
+                    .find(|n| *n <= left)
+                    .unwrap_or(1);
                 strip(
                     self,
                     Strip {
