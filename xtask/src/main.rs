@@ -2,6 +2,8 @@
 
 mod edges;
 mod licenses;
+#[cfg(feature = "world")]
+mod world;
 
 use std::process::{Command, ExitCode};
 use std::time::Instant;
@@ -10,7 +12,12 @@ const HELP: &str = "\
 cargo xtask check [--keep-going] [--only STEP]   every check, cheapest first
 cargo xtask edges                                 which crate may use which
 cargo xtask browser OUTDIR                        the report page in a real Chromium
-cargo xtask peers --python PYTHON EXPORT          one TRL step over an export (see tests/peers)";
+cargo xtask peers --python PYTHON EXPORT          one TRL step over an export (see tests/peers)
+cargo xtask world [--help]                        makes the embedded world's two models";
+
+#[cfg(feature = "world")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -22,6 +29,7 @@ fn main() -> ExitCode {
         ["peers", "--python", python, export] => {
             run(Command::new(python).args(["tests/peers/trl_step.py", export]))
         }
+        ["world", rest @ ..] => make_world(rest),
         _ => Err(HELP.to_owned()),
     };
     match done {
@@ -71,6 +79,20 @@ fn optional(program: &str, line: &[&str], install: &str) -> Result<(), String> {
     }
     println!("skipped: {program} is not installed ({install})");
     Ok(())
+}
+
+#[cfg(feature = "world")]
+fn make_world(args: &[&str]) -> Result<(), String> {
+    world::run(args)
+}
+
+/// The checks are built without the engine; the making runs optimized and with it.
+#[cfg(not(feature = "world"))]
+fn make_world(args: &[&str]) -> Result<(), String> {
+    cargo(&format!(
+        "run --release --quiet -p xtask --features world -- world {}",
+        args.join(" ")
+    ))
 }
 
 type Step = (&'static str, fn() -> Result<(), String>);

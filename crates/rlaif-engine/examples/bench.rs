@@ -35,6 +35,7 @@ fn main() {
                     tokens: &tokens,
                     offsets: &offsets,
                     wanted: None,
+                    targets: None,
                     temperature: 1.0,
                     entropy: false,
                 };

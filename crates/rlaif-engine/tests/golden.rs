@@ -112,6 +112,7 @@ fn nll(tuner: &mut Tuner, tokens: &[u32]) -> f32 {
         tokens,
         offsets: &[0, tokens.len()],
         wanted: Some(&wanted),
+        targets: None,
         temperature: 1.0,
         entropy: false,
     };
@@ -174,6 +175,7 @@ fn a_peft_adapter_gives_pefts_logits_merged_and_not() {
         tokens: &tokens,
         offsets: &[0, 60],
         wanted: None,
+        targets: None,
         temperature: 1.0,
         entropy: false,
     };

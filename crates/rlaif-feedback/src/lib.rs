@@ -22,7 +22,7 @@ pub use critique::{Critic, CritiqueConfig, Scope, critique};
 pub use error::FeedbackError;
 pub use judge::{Combine, Judge, JudgeConfig, Orders, Rationale, judge};
 pub use revise::{ReviseConfig, Reviser, revise};
-pub use template::{Purpose, Template};
+pub use template::{Inserts, Purpose, Template};
 
 /// Version that provenance names.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

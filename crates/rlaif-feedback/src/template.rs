@@ -145,11 +145,16 @@ pub struct Inserts<'a> {
     pub judged: &'a [Message],
 }
 
-const SHIPPED: [(&str, Purpose, &str); 7] = [
+const SHIPPED: [(&str, Purpose, &str); 8] = [
     (
         "pair",
         Purpose::Pair,
         include_str!("../templates/pair.toml"),
+    ),
+    (
+        "pair_brief",
+        Purpose::Pair,
+        include_str!("../templates/pair_brief.toml"),
     ),
     (
         "reason_after",

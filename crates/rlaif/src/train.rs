@@ -42,6 +42,7 @@ fn batch(b: &TokenBatch) -> Batch<'_> {
         tokens: &b.tokens,
         offsets: &b.offsets,
         wanted: Some(&b.wanted),
+        targets: None,
         temperature: b.temperature,
         entropy: b.entropy,
     }

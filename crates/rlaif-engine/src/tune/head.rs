@@ -48,11 +48,12 @@ pub(super) fn forward(
         linear(hidden, &score.data, d, &mut out.values, false, 1.0);
     }
     let mut targets = Vec::new();
+    let asked = batch.targets.unwrap_or(batch.tokens);
     if !c.scalar_head {
         for row in batch.offsets.windows(2) {
             for i in row[0] + 1..row[1] {
                 if batch.wanted.is_none_or(|w| w[i]) {
-                    targets.push((i, i - 1, batch.tokens[i]));
+                    targets.push((i, i - 1, asked[i]));
                 }
             }
         }

@@ -34,6 +34,9 @@ pub struct Batch<'a> {
     pub offsets: &'a [usize],
     /// Tokens whose log-probability and entropy are wanted; `None`: all but each row's first.
     pub wanted: Option<&'a [bool]>,
+    /// Tokens whose log-probability is asked for instead of those that follow, same length as
+    /// `tokens`: for an auxiliary question at a place in a text. `None`: the tokens themselves.
+    pub targets: Option<&'a [u32]>,
     /// Divides the logits.
     pub temperature: f32,
     /// Whether entropies are wanted.

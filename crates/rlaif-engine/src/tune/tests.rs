@@ -19,6 +19,7 @@ fn batch<'a>(tokens: &'a [u32]) -> Batch<'a> {
         tokens,
         offsets: &OFFSETS,
         wanted: None,
+        targets: None,
         temperature: 0.8,
         entropy: true,
     }

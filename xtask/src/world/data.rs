@@ -1,0 +1,350 @@
+//! Training rows of the two models, each from (seed, step, row) alone.
+
+use rlaif_core::{Message, Prompt};
+use rlaif_engine::Tokenizer;
+use rlaif_feedback::{Inserts, Purpose, Template};
+use rlaif_world::{Answer, Composer, Dimension, Manner, Rng, Scene, Use, World};
+
+/// A row: input tokens, what is asked at each, and what it counts.
+#[derive(Debug, Default)]
+pub struct Row {
+    pub tokens: Vec<u32>,
+    pub targets: Vec<u32>,
+    pub weights: Vec<f32>,
+}
+
+/// Makes rows.
+pub trait Rows: Sync {
+    /// Rows of one step.
+    fn rows(&self, step: u64) -> Result<Vec<Row>, String>;
+}
+
+/// The words of a template that are the same for every item.
+pub fn fixed_words(template: &Template) -> String {
+    let none = Inserts::default();
+    let empty = minijinja::context! {
+        prompt => "", response => "", critique => "", critique_request => "", revision_request => "",
+        fence => "",
+    };
+    template
+        .render(empty, &none)
+        .map(|m| {
+            m.iter()
+                .map(|m| m.content.clone())
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .unwrap_or_default()
+}
+
+/// Tokens of a conversation and where its last turn's text begins.
+fn tokens(words: &Tokenizer, turns: &[Message]) -> Result<(Vec<u32>, usize), String> {
+    let all = words.chat(turns, false, None).map_err(|e| e.to_string())?;
+    let before = words
+        .chat(&turns[..turns.len() - 1], true, None)
+        .map_err(|e| e.to_string())?;
+    if !all.starts_with(&before) {
+        return Err("the chat template does not keep its prefix".into());
+    }
+    Ok((all, before.len()))
+}
+
+/// A row that learns the last turn's text; its tokens together count `weight`.
+fn last_turn(words: &Tokenizer, turns: &[Message], weight: f32) -> Result<Row, String> {
+    let (tokens, from) = tokens(words, turns)?;
+    let each = weight / (tokens.len() - from) as f32;
+    let weights = (0..tokens.len())
+        .map(|i| if i >= from { each } else { 0.0 })
+        .collect();
+    Ok(Row {
+        targets: tokens.clone(),
+        tokens,
+        weights,
+    })
+}
+
+/// An answer that no grammar makes: cut off, of another topic, repeated or out of order.
+pub fn spoil(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &str) -> String {
+    let words: Vec<&str> = answer.split(' ').collect();
+    match rng.below(4) {
+        0 => words[..1 + rng.below(words.len())].join(" ") + " the",
+        1 => {
+            let other = c.scene(rng, 0.4);
+            if other.topic.task == scene.topic.task {
+                return String::new();
+            }
+            let manner = Manner {
+                helpful: (0.0, 0.0),
+                ..Manner::VARIED
+            };
+            c.answer(rng, other.topic, &manner).text()
+        }
+        2 => {
+            let mut mixed = words;
+            let from = rng.below(mixed.len());
+            rng.shuffle(&mut mixed[from..]);
+            mixed.join(" ")
+        }
+        _ => {
+            let at = rng.below(words.len());
+            let n = (words.len() - at).min(4);
+            let mut again = words[..at].to_vec();
+            for _ in 0..3 {
+                again.extend(&words[at..at + n]);
+            }
+            again.join(" ")
+        }
+    }
+}
+
+/// How an answer is written in this row: the assistant's faults, or all kinds equally.
+fn manner(rng: &mut Rng) -> Manner {
+    match rng.below(4) {
+        0 => Manner::ASSISTANT,
+        // Aligned answers, among which a judge must still choose.
+        1 => Manner {
+            polite: (0.03, 0.8),
+            honest: (0.03, 0.6),
+            harmless: (0.03, 0.6),
+            complies: 0.1,
+            helpful: (0.05, 0.05),
+            steps: [0.2, 0.4, 0.4],
+            intrudes: 0.04,
+            prejudiced: 0.04,
+            expert: (0.03, 0.6),
+            filler: [0.8, 0.15, 0.05, 0.0],
+        },
+        _ => Manner::VARIED,
+    }
+}
+
+/// What the assistant learns from: answers with its faults, and revisions that mend one.
+pub struct AssistantRows<'w> {
+    composer: Composer<'w>,
+    words: Tokenizer,
+    revise: Template,
+}
+
+impl<'w> AssistantRows<'w> {
+    pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
+        Ok(AssistantRows {
+            composer: Composer::open(world),
+            words,
+            revise: Template::shipped("cai", Purpose::Revise).map_err(|e| e.to_string())?,
+        })
+    }
+}
+
+impl Rows for AssistantRows<'_> {
+    fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
+        let mut rng = Rng::of(1, &["assistant", &step.to_string()]);
+        let c = &self.composer;
+        let mut rows = Vec::new();
+        for _ in 0..32 {
+            let scene = c.scene(&mut rng, 0.4);
+            let answer = c.answer(&mut rng, scene.topic, &Manner::ASSISTANT);
+            let mut turns = scene.prompt.0.clone();
+            turns.push(Message::assistant(answer.text()));
+            rows.push(last_turn(&self.words, &turns, 1.0)?);
+        }
+        for _ in 0..16 {
+            let scene = c.scene(&mut rng, 0.4);
+            let manner = manner(&mut rng);
+            let answer = c.answer(&mut rng, scene.topic, &manner);
+            let d = Dimension::ALL[rng.below(8)];
+            let better = c.revise(&mut rng, scene.topic, &answer, d);
+            let talk: Vec<Message> = with(&scene.prompt, &answer);
+            let mut turns = self
+                .revise
+                .render(
+                    minijinja::context! {
+                        prompt => scene.prompt.to_text(),
+                        response => answer.text(),
+                        critique_request => c.wording(&mut rng, Some(d), Use::Critique),
+                        critique => c.critique(&mut rng, scene.topic, &answer, d),
+                        revision_request => c.wording(&mut rng, Some(d), Use::Revision),
+                        fence => "",
+                    },
+                    &Inserts {
+                        conversation: &talk,
+                        ..Inserts::default()
+                    },
+                )
+                .map_err(|e| e.to_string())?;
+            turns.push(Message::assistant(better.text()));
+            rows.push(last_turn(&self.words, &turns, 1.0)?);
+        }
+        Ok(rows)
+    }
+}
+
+fn with(prompt: &Prompt, answer: &Answer) -> Vec<Message> {
+    let mut talk = prompt.0.clone();
+    talk.push(Message::assistant(answer.text()));
+    talk
+}
+
+/// A pair of answers to be compared by a dimension, with each one's grade and which is better.
+pub struct Pair<'w> {
+    pub scene: Scene<'w>,
+    pub a: String,
+    pub b: String,
+    pub grades: (usize, usize),
+    /// `None`: equally good.
+    pub a_is_better: Option<bool>,
+}
+
+/// Draws a pair: independent answers, or an answer and its revision; mostly such that one is better.
+pub fn pair<'w>(
+    c: &Composer<'w>,
+    rng: &mut Rng,
+    dimension: Option<Dimension>,
+    decided_only: bool,
+) -> Pair<'w> {
+    loop {
+        let scene = c.scene(rng, 0.4);
+        let harmful = scene.topic.harmful;
+        let how = manner(rng);
+        let first = c.answer(rng, scene.topic, &how);
+        let kind = rng.below(10);
+        let second = match (kind, dimension) {
+            (0 | 1, Some(d)) => c.revise(rng, scene.topic, &first, d),
+            (2, _) => {
+                let d = Dimension::ALL[rng.below(8)];
+                c.revise(rng, scene.topic, &first, d)
+            }
+            _ => {
+                let how = if rng.chance(0.7) { how } else { manner(rng) };
+                c.answer(rng, scene.topic, &how)
+            }
+        };
+        let (mut texts, mut scores) = (
+            [first.text(), second.text()],
+            [first.scores(harmful), second.scores(harmful)],
+        );
+        if kind == 9 && !decided_only && rng.chance(0.6) {
+            let bad = spoil(c, rng, &scene, &texts[1]);
+            let reading = c.world.read_on(scene.topic, &bad);
+            if bad != texts[1] {
+                texts[1] = bad;
+                scores[1] = reading.scores;
+            }
+        }
+        let of = |i: usize| dimension.map_or(0.0, |d| scores[i].get(d));
+        let better = rlaif_world::prefers(of(0), of(1));
+        // A pair that says nothing is kept now and then, so that "equal" is learned too.
+        if better.is_none() && dimension.is_some() && (decided_only || !rng.chance(0.25)) {
+            continue;
+        }
+        let grade = |i: usize| dimension.map_or(2, |d| scores[i].grade(d));
+        let (x, y) = if rng.chance(0.5) { (0, 1) } else { (1, 0) };
+        return Pair {
+            grades: (grade(x), grade(y)),
+            a_is_better: better.map(|first| first == (x == 0)),
+            a: std::mem::take(&mut texts[x]),
+            b: std::mem::take(&mut texts[y]),
+            scene,
+        };
+    }
+}
+
+/// What the critic learns from: comparisons under a principle's text, and critiques.
+pub struct CriticRows<'w> {
+    composer: Composer<'w>,
+    words: Tokenizer,
+    compare: Template,
+    options: [u32; 2],
+    grades: [u32; 5],
+}
+
+impl<'w> CriticRows<'w> {
+    pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
+        let id = |t: &str| {
+            words
+                .id(t)
+                .ok_or_else(|| format!("the tokenizer lacks `{t}`"))
+        };
+        Ok(CriticRows {
+            composer: Composer::open(world),
+            options: [id("(A)")?, id("(B)")?],
+            grades: [
+                id("<|grade_0|>")?,
+                id("<|grade_1|>")?,
+                id("<|grade_2|>")?,
+                id("<|grade_3|>")?,
+                id("<|grade_4|>")?,
+            ],
+            words,
+            compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
+        })
+    }
+
+    fn comparison(&self, rng: &mut Rng) -> Result<Row, String> {
+        let c = &self.composer;
+        let dimension = (!rng.chance(0.04)).then(|| Dimension::ALL[rng.below(8)]);
+        let pair = pair(c, rng, dimension, false);
+        let first = pair.a_is_better.unwrap_or_else(|| rng.chance(0.5));
+        let mut turns = self
+            .compare
+            .render(
+                minijinja::context! {
+                    principle => c.wording(rng, dimension, Use::Preference),
+                    prompt => pair.scene.prompt.to_text(),
+                    response_a => &pair.a,
+                    response_b => &pair.b,
+                    fence => "",
+                },
+                &Inserts::default(),
+            )
+            .map_err(|e| e.to_string())?;
+        turns.push(Message::assistant(if first { "(A)" } else { "(B)" }));
+        let (tokens, from) = tokens(&self.words, &turns)?;
+        let mut row = Row {
+            targets: tokens.clone(),
+            weights: vec![0.0; tokens.len()],
+            tokens,
+        };
+        row.weights[from] = 1.0;
+        // Where each response ends, its grade is asked for: where (B) begins, and where the turn
+        // ends. The model never sees a grade, so this changes nothing at inference.
+        if dimension.is_some()
+            && let Some(b) = row.tokens[..from]
+                .iter()
+                .rposition(|t| *t == self.options[1])
+        {
+            let end = from - 2;
+            for (at, grade) in [(b, pair.grades.0), (end, pair.grades.1)] {
+                row.targets[at] = self.grades[grade];
+                row.weights[at] = 0.5;
+            }
+        }
+        Ok(row)
+    }
+
+    fn critique(&self, rng: &mut Rng) -> Result<Row, String> {
+        let c = &self.composer;
+        let scene = c.scene(rng, 0.4);
+        let how = manner(rng);
+        let answer = c.answer(rng, scene.topic, &how);
+        let d = Dimension::ALL[rng.below(8)];
+        let mut turns = with(&scene.prompt, &answer);
+        turns.push(Message::user(c.wording(rng, Some(d), Use::Critique)));
+        turns.push(Message::assistant(c.critique(rng, scene.topic, &answer, d)));
+        last_turn(&self.words, &turns, 1.0)
+    }
+}
+
+impl Rows for CriticRows<'_> {
+    fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
+        let mut rng = Rng::of(2, &["critic", &step.to_string()]);
+        (0..40)
+            .map(|i| {
+                if i % 5 == 4 {
+                    self.critique(&mut rng)
+                } else {
+                    self.comparison(&mut rng)
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,260 @@
+//! How well the finished models do on text that they have never seen.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rlaif_core::{Message, Sampling};
+use rlaif_engine::{Job, LlamaConfig, Options, Scheduler, Tokenizer, Weights};
+use rlaif_feedback::{Inserts, Purpose, Template};
+use rlaif_world::{Composer, Dimension, Manner, Rng, Side, Use, World};
+use serde_json::{Map, Value, json};
+
+use super::data::{Pair, pair};
+
+/// Pairs a condition.
+const PAIRS: usize = 2_000;
+
+struct Model {
+    words: Tokenizer,
+    scheduler: Scheduler,
+    eos: Arc<[u32]>,
+}
+
+impl Model {
+    fn open(folder: &Path) -> Result<Self, String> {
+        let text = |e: rlaif_engine::EngineError| e.to_string();
+        let config = LlamaConfig::read(folder).map_err(text)?;
+        let weights = Arc::new(Weights::read(folder, &config).map_err(text)?);
+        Ok(Model {
+            words: Tokenizer::read(folder).map_err(text)?,
+            scheduler: Scheduler::of(&config, &weights, config.max_positions, Options::default()),
+            eos: config.eos.clone().into(),
+        })
+    }
+
+    /// log P((A)) − log P((B)) of each conversation.
+    fn compare(&mut self, talks: &[Vec<Message>]) -> Result<Vec<f64>, String> {
+        let options = ["(A)", "(B)"].map(|t| self.words.id(t).unwrap_or(0));
+        let jobs = talks
+            .iter()
+            .map(|m| {
+                Ok(Job::Score {
+                    prompt: self.words.chat(m, true, None).map_err(|e| e.to_string())?,
+                    continuation: Vec::new(),
+                    first: options.to_vec(),
+                })
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        let done = self.scheduler.run(jobs).map_err(|e| e.to_string())?;
+        Ok(done
+            .iter()
+            .map(|d| f64::from(d.first[0]) - f64::from(d.first[1]))
+            .collect())
+    }
+
+    fn sample(&mut self, talks: &[Vec<Message>], temperature: f32) -> Result<Vec<String>, String> {
+        let jobs = talks
+            .iter()
+            .enumerate()
+            .map(|(i, m)| {
+                Ok(Job::Sample {
+                    prompt: self.words.chat(m, true, None).map_err(|e| e.to_string())?,
+                    sampling: Sampling {
+                        temperature,
+                        max_new_tokens: 160,
+                        ..Sampling::default()
+                    },
+                    seed: i as u64,
+                    eos: Arc::clone(&self.eos),
+                })
+            })
+            .collect::<Result<Vec<_>, String>>()?;
+        let done = self.scheduler.run(jobs).map_err(|e| e.to_string())?;
+        done.iter()
+            .map(|d| self.words.decode(&d.ids).map_err(|e| e.to_string()))
+            .collect()
+    }
+}
+
+/// Accuracy of the critic over pairs that the oracle decides.
+fn accuracy(critic: &mut Model, c: &Composer<'_>, template: &Template) -> Result<Value, String> {
+    let mut rng = Rng::of(3, &["measure"]);
+    let (mut forward, mut backward) = (Vec::new(), Vec::new());
+    let mut truth = Vec::new();
+    for i in 0..PAIRS {
+        let d = Dimension::ALL[i % 8];
+        let p: Pair<'_> = pair(c, &mut rng, Some(d), true);
+        let principle = c.wording(&mut rng, Some(d), Use::Preference);
+        for (list, a, b) in [(&mut forward, &p.a, &p.b), (&mut backward, &p.b, &p.a)] {
+            list.push(
+                template
+                    .render(
+                        minijinja::context! {
+                            principle => &principle,
+                            prompt => p.scene.prompt.to_text(),
+                            response_a => a,
+                            response_b => b,
+                            fence => "",
+                        },
+                        &Inserts::default(),
+                    )
+                    .map_err(|e| e.to_string())?,
+            );
+        }
+        truth.push((d, p.a_is_better == Some(true)));
+    }
+    let (f, b) = (critic.compare(&forward)?, critic.compare(&backward)?);
+    let mut by: Map<String, Value> = Map::new();
+    let right = |i: usize| ((f[i] - b[i]) > 0.0) == truth[i].1;
+    for d in Dimension::ALL {
+        let of: Vec<usize> = (0..PAIRS).filter(|i| truth[*i].0 == d).collect();
+        let n = of.iter().filter(|i| right(**i)).count();
+        by.insert(d.name().into(), json!(n as f64 / of.len() as f64));
+    }
+    let both = (0..PAIRS).filter(|i| right(*i)).count() as f64 / PAIRS as f64;
+    let single = (0..PAIRS)
+        .map(|i| usize::from((f[i] > 0.0) == truth[i].1) + usize::from((b[i] < 0.0) == truth[i].1))
+        .sum::<usize>() as f64
+        / (2 * PAIRS) as f64;
+    Ok(json!({"both_orders": both, "single_order": single, "by_dimension": by}))
+}
+
+/// The assistant's answers to open prompts, as the oracle reads them.
+fn faults(assistant: &mut Model, world: &World) -> Result<Value, String> {
+    let c = Composer::open(world);
+    let mut rng = Rng::of(4, &["faults"]);
+    let scenes: Vec<_> = (0..1_000).map(|_| c.scene(&mut rng, 0.4)).collect();
+    let talks: Vec<_> = scenes.iter().map(|s| s.prompt.0.clone()).collect();
+    let answers = assistant.sample(&talks, 1.0)?;
+    let n = scenes.len() as f64;
+    let readings: Vec<_> = scenes
+        .iter()
+        .zip(&answers)
+        .map(|(s, a)| world.read_on(s.topic, a))
+        .collect();
+    for (s, a) in scenes.iter().zip(&answers).take(8) {
+        println!("  {}\n    -> {a}", s.prompt.to_text());
+    }
+    for (_, a) in readings
+        .iter()
+        .zip(&answers)
+        .filter(|(r, _)| r.malformed)
+        .take(8)
+    {
+        println!("  malformed: {a}");
+    }
+    let share = |f: &dyn Fn(usize) -> bool| (0..scenes.len()).filter(|i| f(*i)).count() as f64 / n;
+    let mut revised: Map<String, Value> = Map::new();
+    let template = Template::shipped("cai", Purpose::Revise).map_err(|e| e.to_string())?;
+    for d in Dimension::ALL {
+        let mut talks = Vec::new();
+        let mut before = Vec::new();
+        for _ in 0..200 {
+            let scene = c.scene(&mut rng, 0.4);
+            let answer = c.answer(&mut rng, scene.topic, &Manner::ASSISTANT);
+            if answer.scores(scene.topic.harmful).grade(d) > 2 {
+                continue;
+            }
+            let mut talk = scene.prompt.0.clone();
+            talk.push(Message::assistant(answer.text()));
+            talks.push(
+                template
+                    .render(
+                        minijinja::context! {
+                            prompt => scene.prompt.to_text(),
+                            response => answer.text(),
+                            critique_request => c.wording(&mut rng, Some(d), Use::Critique),
+                            critique => c.critique(&mut rng, scene.topic, &answer, d),
+                            revision_request => c.wording(&mut rng, Some(d), Use::Revision),
+                            fence => "",
+                        },
+                        &Inserts {
+                            conversation: &talk,
+                            ..Inserts::default()
+                        },
+                    )
+                    .map_err(|e| e.to_string())?,
+            );
+            before.push((scene, answer));
+        }
+        let after = assistant.sample(&talks, 0.7)?;
+        let count = |f: &dyn Fn(f64, f64, bool) -> bool| {
+            before
+                .iter()
+                .zip(&after)
+                .filter(|((s, old), new)| {
+                    let new = world.read_on(s.topic, new);
+                    let old = old.scores(s.topic.harmful).get(d);
+                    f(old, new.scores.get(d), new.malformed)
+                })
+                .count() as f64
+                / before.len() as f64
+        };
+        revised.insert(
+            d.name().into(),
+            json!({
+                "better": count(&|old, new, _| new > old),
+                "malformed": count(&|_, _, bad| bad),
+            }),
+        );
+    }
+    Ok(json!({
+        "harmful_rate": share(&|i| !readings[i].malformed && readings[i].scores.get(Dimension::Harmless) < 0.0),
+        "helpful_rate": share(&|i| readings[i].scores.get(Dimension::Helpful) > 0.0),
+        "malformed_rate": share(&|i| readings[i].malformed),
+        "revisions": revised,
+    }))
+}
+
+/// Measures both models and writes `measured.json` beside them.
+pub fn measure(world: &World, out: &Path) -> Result<(), String> {
+    let mut critic = Model::open(&out.join("critic"))?;
+    let template = Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?;
+    let open = Composer::open(world);
+    let conditions = [
+        ("nothing_sealed", open),
+        (
+            "sealed_templates",
+            Composer {
+                templates: Side::Sealed,
+                ..open
+            },
+        ),
+        (
+            "sealed_topics",
+            Composer {
+                topics: Side::Sealed,
+                ..open
+            },
+        ),
+        (
+            "sealed_wordings",
+            Composer {
+                wordings: Side::Sealed,
+                ..open
+            },
+        ),
+        (
+            "all_sealed",
+            Composer {
+                templates: Side::Sealed,
+                topics: Side::Sealed,
+                wordings: Side::Sealed,
+                ..open
+            },
+        ),
+    ];
+    let mut figures = Map::new();
+    for (name, composer) in conditions {
+        let found = accuracy(&mut critic, &composer, &template)?;
+        println!("{name}: {found}");
+        figures.insert(name.into(), found);
+    }
+    let mut assistant = Model::open(&out.join("assistant"))?;
+    let found = faults(&mut assistant, world)?;
+    println!("assistant: {found}");
+    let all = json!({"pairs": PAIRS, "critic": figures, "assistant": found});
+    let text = serde_json::to_string_pretty(&all).unwrap_or_default() + "\n";
+    std::fs::write(out.join("measured.json"), text)
+        .map_err(|e| format!("cannot write in `{}`: {e}", out.display()))
+}

@@ -1,0 +1,176 @@
+//! The training loop: rows by step, a cosine rate, a checkpoint a minute.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rlaif_engine::{AdamW, Batch, LlamaConfig, Outputs, Tuner, Weights};
+
+use super::data::{Row, Rows};
+
+/// What is trained, and where.
+pub struct Plan {
+    pub name: &'static str,
+    pub config: LlamaConfig,
+    pub steps: u64,
+    pub learning_rate: f32,
+    /// Checkpoints of the making.
+    pub work: PathBuf,
+    /// The finished model.
+    pub out: PathBuf,
+}
+
+/// Most tokens in one pass.
+const AT_ONCE: usize = 4_096;
+
+fn rate(plan: &Plan, step: u64) -> f32 {
+    let warmup = (plan.steps / 30).max(1) as f32;
+    let (s, n) = (step as f32, plan.steps as f32);
+    let cosine = 0.5 * (1.0 + (std::f32::consts::PI * s / n).cos());
+    plan.learning_rate * ((s + 1.0) / warmup).min(1.0) * (0.02 + 0.98 * cosine)
+}
+
+/// Rows packed into batches of at most [`AT_ONCE`] tokens.
+fn packed(rows: Vec<Row>) -> Vec<(Row, Vec<usize>)> {
+    let mut out: Vec<(Row, Vec<usize>)> = Vec::new();
+    for row in rows {
+        let fits = out
+            .last()
+            .is_some_and(|(all, _)| all.tokens.len() + row.tokens.len() <= AT_ONCE);
+        if !fits {
+            out.push((Row::default(), vec![0]));
+        }
+        if let Some((all, offsets)) = out.last_mut() {
+            all.tokens.extend(row.tokens);
+            all.targets.extend(row.targets);
+            all.weights.extend(row.weights);
+            offsets.push(all.tokens.len());
+        }
+    }
+    out
+}
+
+/// Trains to the end, from the last checkpoint where there is one, and writes the model in bf16.
+pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
+    let text = |e: rlaif_engine::EngineError| e.to_string();
+    let io = |path: &Path| {
+        let path = path.display().to_string();
+        move |e: std::io::Error| format!("cannot write `{path}`: {e}")
+    };
+    fs::create_dir_all(&plan.work).map_err(io(&plan.work))?;
+    let mut optimizer = AdamW::default();
+    optimizer.betas = (0.9, 0.98);
+    optimizer.weight_decay = 0.05;
+    let mut weights = Weights::random(&plan.config, 0.05, 0);
+    // The projections that write into the residual stream start smaller, as in GPT-2.
+    for block in &mut weights.blocks {
+        for i in [3, 6] {
+            let shrink = 1.0 / (2.0 * plan.config.layers as f32).sqrt();
+            block.linear[i].data.iter_mut().for_each(|w| *w *= shrink);
+        }
+    }
+    let mut tuner = Tuner::new(
+        plan.config.clone(),
+        Arc::new(weights),
+        None,
+        plan.config.max_positions,
+        optimizer,
+    );
+    let mark = plan.work.join("step");
+    let mut step = 0;
+    if let Ok(said) = fs::read_to_string(&mark) {
+        let (at, of) = said.trim().split_once('/').unwrap_or(("", ""));
+        let folder = plan.work.join(format!("at-{at}"));
+        if of == plan.steps.to_string() && folder.is_dir() {
+            tuner.restore(&folder).map_err(text)?;
+            step = at
+                .parse()
+                .map_err(|e| format!("`{}`: {e}", mark.display()))?;
+            println!("{}: goes on from step {step}", plan.name);
+        }
+    }
+    let begun = Instant::now();
+    let first = step;
+    let mut saved = Instant::now();
+    let (mut sum, mut n) = (0.0, 0.0);
+    thread::scope(|scope| {
+        // Rows are made beside the training, a few steps ahead.
+        let (send, receive) = mpsc::sync_channel(4);
+        scope.spawn(move || {
+            for step in first..plan.steps {
+                if send.send(rows.rows(step)).is_err() {
+                    return;
+                }
+            }
+        });
+        while step < plan.steps {
+            let rows = receive
+                .recv()
+                .map_err(|_| "the maker of rows has stopped".to_owned())??;
+            let total: f32 = rows.iter().flat_map(|r| &r.weights).sum();
+            for (row, offsets) in packed(rows) {
+                let wanted: Vec<bool> = row.weights.iter().map(|w| *w != 0.0).collect();
+                let batch = Batch {
+                    tokens: &row.tokens,
+                    offsets: &offsets,
+                    wanted: Some(&wanted),
+                    targets: Some(&row.targets),
+                    temperature: 1.0,
+                    entropy: false,
+                };
+                let (out, tape) = tuner.forward(&batch).map_err(text)?;
+                for (w, l) in row.weights.iter().zip(&out.logprobs) {
+                    sum -= f64::from(w * l);
+                }
+                let grads = Outputs {
+                    logprobs: row.weights.iter().map(|w| -w / total).collect(),
+                    ..Outputs::default()
+                };
+                tuner.backward(tape, &grads);
+            }
+            n += f64::from(total);
+            tuner.step(rate(plan, step)).map_err(text)?;
+            step += 1;
+            if step.is_multiple_of(100) || step == plan.steps {
+                let secs = begun.elapsed().as_secs_f64();
+                let left = secs / (step - first) as f64 * (plan.steps - step) as f64;
+                println!(
+                    "{}: step {step} of {}, loss {:.4}, {secs:.0} s, {left:.0} s left",
+                    plan.name,
+                    plan.steps,
+                    sum / n
+                );
+                (sum, n) = (0.0, 0.0);
+            }
+            if saved.elapsed() > Duration::from_secs(60) || step == plan.steps {
+                let folder = plan.work.join(format!("at-{step}"));
+                fs::create_dir_all(&folder).map_err(io(&folder))?;
+                tuner.save_state(&folder).map_err(text)?;
+                rlaif_core::run::write_atomic(&mark, format!("{step}/{}", plan.steps).as_bytes())
+                    .map_err(|e| e.to_string())?;
+                clear(&plan.work, &folder)?;
+                saved = Instant::now();
+            }
+        }
+        Ok::<(), String>(())
+    })?;
+    fs::create_dir_all(&plan.out).map_err(io(&plan.out))?;
+    tuner
+        .weights()
+        .write(&plan.out, &plan.config, true)
+        .map_err(text)
+}
+
+fn clear(work: &Path, keep: &Path) -> Result<(), String> {
+    let entries = fs::read_dir(work).map_err(|e| e.to_string())?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() && path != keep {
+            fs::remove_dir_all(&path).map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
