@@ -3,7 +3,9 @@
 use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
-use rlaif_world::{Answer, Composer, Dimension, Manner, Rng, Scene, Use, World};
+use rlaif_world::{Answer, Category, Composer, Dimension, Manner, Rng, Scene, Use, World};
+
+use super::tokenizer;
 
 /// A row: input tokens, what is asked at each, and what it counts.
 #[derive(Debug, Default)]
@@ -11,6 +13,15 @@ pub struct Row {
     pub tokens: Vec<u32>,
     pub targets: Vec<u32>,
     pub weights: Vec<f32>,
+}
+
+impl Row {
+    /// Asks for a token at a place, instead of the one that stands there.
+    fn ask(&mut self, at: usize, token: u32, weight: f32) {
+        if let (Some(t), Some(w)) = (self.targets.get_mut(at), self.weights.get_mut(at)) {
+            (*t, *w) = (token, weight);
+        }
+    }
 }
 
 /// Makes rows.
@@ -190,6 +201,8 @@ pub struct Pair<'w> {
     pub a: String,
     pub b: String,
     pub grades: (usize, usize),
+    /// What each one's sentences do; empty for a spoiled answer.
+    pub kinds: (Vec<Category>, Vec<Category>),
     /// `None`: equally good.
     pub a_is_better: Option<bool>,
 }
@@ -222,12 +235,15 @@ pub fn pair<'w>(
             [first.text(), second.text()],
             [first.scores(harmful), second.scores(harmful)],
         );
+        let mut kinds =
+            [&first, &second].map(|a| a.sentences.iter().map(|s| s.category).collect::<Vec<_>>());
         if kind == 9 && !decided_only && rng.chance(0.6) {
             let bad = spoil(c, rng, &scene, &texts[1]);
             let reading = c.world.read_on(scene.topic, &bad);
             if bad != texts[1] {
                 texts[1] = bad;
                 scores[1] = reading.scores;
+                kinds[1].clear();
             }
         }
         let of = |i: usize| dimension.map_or(0.0, |d| scores[i].get(d));
@@ -240,6 +256,7 @@ pub fn pair<'w>(
         let (x, y) = if rng.chance(0.5) { (0, 1) } else { (1, 0) };
         return Pair {
             grades: (grade(x), grade(y)),
+            kinds: (std::mem::take(&mut kinds[x]), std::mem::take(&mut kinds[y])),
             a_is_better: better.map(|first| first == (x == 0)),
             a: std::mem::take(&mut texts[x]),
             b: std::mem::take(&mut texts[y]),
@@ -249,13 +266,26 @@ pub fn pair<'w>(
 }
 
 /// What the critic learns from: comparisons under a principle's text, and critiques.
+///
+/// Beside the verdict, a comparison asks what the critic should have understood on the way: at the
+/// principle's end which dimension it is about, at each sentence's end what the sentence does and
+/// what that means under the principle, at each response's end its grade. The answers are targets
+/// only and never inputs, so that nothing changes at inference.
 pub struct CriticRows<'w> {
     composer: Composer<'w>,
     words: Tokenizer,
     compare: Template,
     options: [u32; 2],
-    grades: [u32; 5],
+    stops: [u32; 3],
+    grades: Vec<u32>,
+    dimensions: Vec<u32>,
+    categories: Vec<u32>,
 }
+
+/// Weights of the questions, the verdict's being 1.
+const OF_PRINCIPLE: f32 = 0.3;
+const OF_SENTENCE: f32 = 0.1;
+const OF_RESPONSE: f32 = 0.4;
 
 impl<'w> CriticRows<'w> {
     pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
@@ -264,19 +294,32 @@ impl<'w> CriticRows<'w> {
                 .id(t)
                 .ok_or_else(|| format!("the tokenizer lacks `{t}`"))
         };
+        let ids = |n: usize, name: fn(usize) -> String| {
+            (0..n).map(|i| id(&name(i))).collect::<Result<Vec<_>, _>>()
+        };
         Ok(CriticRows {
             composer: Composer::open(world),
             options: [id("(A)")?, id("(B)")?],
-            grades: [
-                id("<|grade_0|>")?,
-                id("<|grade_1|>")?,
-                id("<|grade_2|>")?,
-                id("<|grade_3|>")?,
-                id("<|grade_4|>")?,
-            ],
+            stops: [id(".")?, id("?")?, id("!")?],
+            grades: ids(5, tokenizer::grade)?,
+            dimensions: ids(9, tokenizer::dimension)?,
+            categories: ids(18, tokenizer::category)?,
             words,
             compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
         })
+    }
+
+    /// Hides some words of half of the rows, so that no single word is relied on: what is left must
+    /// do, as it must for words that were never seen.
+    fn blur(&self, rng: &mut Rng, tokens: &mut [u32]) {
+        if rng.chance(0.5) {
+            return;
+        }
+        for t in tokens {
+            if !self.stops.contains(t) && !self.options.contains(t) && rng.chance(0.12) {
+                *t = tokenizer::PAD;
+            }
+        }
     }
 
     fn comparison(&self, rng: &mut Rng) -> Result<Row, String> {
@@ -284,11 +327,12 @@ impl<'w> CriticRows<'w> {
         let dimension = (!rng.chance(0.04)).then(|| Dimension::ALL[rng.below(8)]);
         let pair = pair(c, rng, dimension, false);
         let first = pair.a_is_better.unwrap_or_else(|| rng.chance(0.5));
+        let principle = c.wording(rng, dimension, Use::Preference);
         let mut turns = self
             .compare
             .render(
                 minijinja::context! {
-                    principle => c.wording(rng, dimension, Use::Preference),
+                    principle => &principle,
                     prompt => pair.scene.prompt.to_text(),
                     response_a => &pair.a,
                     response_b => &pair.b,
@@ -304,19 +348,45 @@ impl<'w> CriticRows<'w> {
             weights: vec![0.0; tokens.len()],
             tokens,
         };
-        row.weights[from] = 1.0;
-        // Where each response ends, its grade is asked for: where (B) begins, and where the turn
-        // ends. The model never sees a grade, so this changes nothing at inference.
-        if dimension.is_some()
-            && let Some(b) = row.tokens[..from]
-                .iter()
-                .rposition(|t| *t == self.options[1])
-        {
-            let end = from - 2;
-            for (at, grade) in [(b, pair.grades.0), (end, pair.grades.1)] {
-                row.targets[at] = self.grades[grade];
-                row.weights[at] = 0.5;
+        row.ask(from, row.tokens[from], 1.0);
+        self.blur(rng, &mut row.tokens[1..from - 2]);
+        // One token begins the turn; the principle follows it.
+        let principle_len = self
+            .words
+            .encode(&principle, false)
+            .map_err(|e| e.to_string())?
+            .len();
+        let of = self.dimensions[dimension.map_or(8, Dimension::index)];
+        row.ask(1 + principle_len, of, OF_PRINCIPLE);
+        let Some(dimension) = dimension else {
+            return Ok(row);
+        };
+        let place = |option: u32| row.tokens[..from].iter().rposition(|t| *t == option);
+        let (Some(a), Some(b)) = (place(self.options[0]), place(self.options[1])) else {
+            return Ok(row);
+        };
+        // The turn's end and the next one's beginning stand between (B)'s end and the verdict.
+        let end = from - 2;
+        let harmful = pair.scene.topic.harmful;
+        for (range, kinds, grade) in [
+            (a + 1..b, &pair.kinds.0, pair.grades.0),
+            (b + 1..end, &pair.kinds.1, pair.grades.1),
+        ] {
+            let stops: Vec<usize> = range
+                .clone()
+                .filter(|i| self.stops.contains(&row.tokens[*i]))
+                .collect();
+            if stops.len() == kinds.len() {
+                for (n, (at, kind)) in stops.iter().zip(kinds).enumerate() {
+                    row.ask(*at, self.categories[*kind as usize], OF_SENTENCE);
+                    let effect = match dimension {
+                        Dimension::Concise => 4 - n.min(4),
+                        other => (2 + 2 * kind.effect(other, harmful)) as usize,
+                    };
+                    row.ask(at + 1, self.grades[effect], OF_SENTENCE);
+                }
             }
+            row.ask(range.end, self.grades[grade], OF_RESPONSE);
         }
         Ok(row)
     }
@@ -330,7 +400,12 @@ impl<'w> CriticRows<'w> {
         let mut turns = with(&scene.prompt, &answer);
         turns.push(Message::user(c.wording(rng, Some(d), Use::Critique)));
         turns.push(Message::assistant(c.critique(rng, scene.topic, &answer, d)));
-        last_turn(&self.words, &turns, 1.0)
+        let mut row = last_turn(&self.words, &turns, 1.0)?;
+        let from = row.weights.iter().position(|w| *w > 0.0).unwrap_or(0);
+        for t in row.tokens[..from].split_mut(|t| *t < tokenizer::TURN_TOKENS) {
+            self.blur(rng, t);
+        }
+        Ok(row)
     }
 }
 

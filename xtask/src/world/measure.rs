@@ -11,9 +11,6 @@ use serde_json::{Map, Value, json};
 
 use super::data::{Pair, pair};
 
-/// Pairs a condition.
-const PAIRS: usize = 2_000;
-
 struct Model {
     words: Tokenizer,
     scheduler: Scheduler,
@@ -77,11 +74,16 @@ impl Model {
 }
 
 /// Accuracy of the critic over pairs that the oracle decides.
-fn accuracy(critic: &mut Model, c: &Composer<'_>, template: &Template) -> Result<Value, String> {
+fn accuracy(
+    critic: &mut Model,
+    c: &Composer<'_>,
+    template: &Template,
+    pairs: usize,
+) -> Result<Value, String> {
     let mut rng = Rng::of(3, &["measure"]);
     let (mut forward, mut backward) = (Vec::new(), Vec::new());
     let mut truth = Vec::new();
-    for i in 0..PAIRS {
+    for i in 0..pairs {
         let d = Dimension::ALL[i % 8];
         let p: Pair<'_> = pair(c, &mut rng, Some(d), true);
         let principle = c.wording(&mut rng, Some(d), Use::Preference);
@@ -107,15 +109,15 @@ fn accuracy(critic: &mut Model, c: &Composer<'_>, template: &Template) -> Result
     let mut by: Map<String, Value> = Map::new();
     let right = |i: usize| ((f[i] - b[i]) > 0.0) == truth[i].1;
     for d in Dimension::ALL {
-        let of: Vec<usize> = (0..PAIRS).filter(|i| truth[*i].0 == d).collect();
+        let of: Vec<usize> = (0..pairs).filter(|i| truth[*i].0 == d).collect();
         let n = of.iter().filter(|i| right(**i)).count();
         by.insert(d.name().into(), json!(n as f64 / of.len() as f64));
     }
-    let both = (0..PAIRS).filter(|i| right(*i)).count() as f64 / PAIRS as f64;
-    let single = (0..PAIRS)
+    let both = (0..pairs).filter(|i| right(*i)).count() as f64 / pairs as f64;
+    let single = (0..pairs)
         .map(|i| usize::from((f[i] > 0.0) == truth[i].1) + usize::from((b[i] < 0.0) == truth[i].1))
         .sum::<usize>() as f64
-        / (2 * PAIRS) as f64;
+        / (2 * pairs) as f64;
     Ok(json!({"both_orders": both, "single_order": single, "by_dimension": by}))
 }
 
@@ -206,8 +208,8 @@ fn faults(assistant: &mut Model, world: &World) -> Result<Value, String> {
     }))
 }
 
-/// Measures both models and writes `measured.json` beside them.
-pub fn measure(world: &World, out: &Path) -> Result<(), String> {
+/// Measures both models over so many pairs a condition and writes `measured.json` beside them.
+pub fn measure(world: &World, out: &Path, pairs: usize) -> Result<(), String> {
     let mut critic = Model::open(&out.join("critic"))?;
     let template = Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?;
     let open = Composer::open(world);
@@ -246,14 +248,14 @@ pub fn measure(world: &World, out: &Path) -> Result<(), String> {
     ];
     let mut figures = Map::new();
     for (name, composer) in conditions {
-        let found = accuracy(&mut critic, &composer, &template)?;
+        let found = accuracy(&mut critic, &composer, &template, pairs)?;
         println!("{name}: {found}");
         figures.insert(name.into(), found);
     }
     let mut assistant = Model::open(&out.join("assistant"))?;
     let found = faults(&mut assistant, world)?;
     println!("assistant: {found}");
-    let all = json!({"pairs": PAIRS, "critic": figures, "assistant": found});
+    let all = json!({"pairs": pairs, "critic": figures, "assistant": found});
     let text = serde_json::to_string_pretty(&all).unwrap_or_default() + "\n";
     std::fs::write(out.join("measured.json"), text)
         .map_err(|e| format!("cannot write in `{}`: {e}", out.display()))

@@ -24,7 +24,8 @@ cargo xtask world [--work DIR] [--out DIR] [--only tokenizer|assistant|critic|me
 
   --work   where checkpoints of the making are kept (target/world)
   --out    where the finished models go (crates/rlaif-world/models)
-  --steps  share of the full number of steps, for a trial";
+  --steps  share of the full number of steps, for a trial
+  --pairs  pairs a condition of the critic's measurement (2000)";
 
 /// The made models' shape: about two million parameters each.
 fn shape(vocab: usize) -> LlamaConfig {
@@ -48,9 +49,12 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     }
     let work = Path::new(value("--work").unwrap_or("target/world"));
     let out = Path::new(value("--out").unwrap_or("crates/rlaif-world/models"));
-    let share: f64 = value("--steps")
-        .map_or(Ok(1.0), str::parse)
-        .map_err(|e| format!("--steps: {e}"))?;
+    let number = |name: &str, default: f64| {
+        value(name).map_or(Ok(default), |v| {
+            v.parse::<f64>().map_err(|e| format!("{name}: {e}"))
+        })
+    };
+    let share = number("--steps", 1.0)?;
     let only = value("--only");
     let wants = |part: &str| only.is_none_or(|o| o == part);
     let world = World::load()?;
@@ -88,7 +92,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         pretrain(&plan, &CriticRows::new(world, words)?)?;
     }
     if wants("measure") {
-        measure::measure(world, out)?;
+        measure::measure(world, out, number("--pairs", 2_000.0)? as usize)?;
     }
     println!("made in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())

@@ -16,18 +16,40 @@ pub const END: u32 = 0;
 /// Id of the token that fills a batch.
 pub const PAD: u32 = 1;
 
-const SPECIAL: [&str; 10] = [
+const TURNS: [&str; 5] = [
     "<|end|>",
     "<|pad|>",
     "<|system|>",
     "<|user|>",
     "<|assistant|>",
-    "<|grade_0|>",
-    "<|grade_1|>",
-    "<|grade_2|>",
-    "<|grade_3|>",
-    "<|grade_4|>",
 ];
+
+/// Ids below this mark turns.
+pub const TURN_TOKENS: u32 = TURNS.len() as u32;
+
+/// Answers to the questions that are asked of the critic beside its verdict while it learns. They
+/// are never part of a text.
+pub fn grade(class: usize) -> String {
+    format!("<|grade_{class}|>")
+}
+
+/// Which dimension a principle is about; 8 is none.
+pub fn dimension(index: usize) -> String {
+    format!("<|dimension_{index}|>")
+}
+
+/// What a sentence does.
+pub fn category(index: usize) -> String {
+    format!("<|category_{index}|>")
+}
+
+fn special() -> Vec<String> {
+    let mut all: Vec<String> = TURNS.map(str::to_owned).into();
+    all.extend((0..5).map(grade));
+    all.extend((0..9).map(dimension));
+    all.extend((0..18).map(category));
+    all
+}
 
 /// The options of a comparison are one token each.
 const WHOLE: [&str; 2] = ["(A)", "(B)"];
@@ -77,7 +99,12 @@ pub fn train(world: &World) -> Result<Tokenizer, String> {
         .vocab_size(VOCABULARY)
         .min_frequency(4)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .special_tokens(SPECIAL.iter().map(|t| AddedToken::from(*t, true)).collect())
+        .special_tokens(
+            special()
+                .into_iter()
+                .map(|t| AddedToken::from(t, true))
+                .collect(),
+        )
         .build();
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
@@ -103,8 +130,8 @@ pub fn write(tokenizer: &Tokenizer, folder: &Path) -> Result<(), String> {
         .map_err(|e| format!("cannot write in `{}`: {e}", folder.display()))?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": SPECIAL[END as usize],
-        "pad_token": SPECIAL[PAD as usize],
+        "eos_token": TURNS[END as usize],
+        "pad_token": TURNS[PAD as usize],
         "clean_up_tokenization_spaces": false,
         "model_max_length": 512,
     });
