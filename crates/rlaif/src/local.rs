@@ -1,9 +1,13 @@
-//! Rows and conversations as token ids, for models in memory.
+//! What every use of a model in memory needs: conversations as token ids, a model's identity.
+
+use std::path::Path;
 
 use rlaif_core::Message;
+use rlaif_core::run::sha256_file;
 use rlaif_engine::{LlamaConfig, Tokenizer};
 
 use crate::error::Error;
+use crate::rows::row_key;
 
 /// A conversation with its answer as ids, and how many of them are the prompt. With a chat template
 /// the prompt is the longest beginning that both renderings share, as TRL's `apply_chat_template`
@@ -45,4 +49,36 @@ pub fn conversation(
         ));
     }
     Ok((shared, whole))
+}
+
+/// Files of a folder that determine what its model says.
+const MODEL_FILES: [&str; 8] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "adapter_config.json",
+];
+
+/// A hash of all that determines what a folder's model says: weights, shape, tokenizer, template.
+///
+/// # Errors
+/// A folder or file that cannot be read.
+pub fn fingerprint(folder: &Path) -> Result<String, Error> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .map_err(rlaif_core::Error::io("read", folder))?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
+        .filter(|name| name.ends_with(".safetensors") || MODEL_FILES.contains(&name.as_str()))
+        .collect();
+    names.sort();
+    let mut parts = Vec::with_capacity(2 * names.len());
+    for name in names {
+        parts.push(sha256_file(&folder.join(&name))?);
+        parts.push(name);
+    }
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    Ok(row_key(&parts))
 }

@@ -223,6 +223,50 @@ fn a_stopped_training_run_goes_on_exactly() {
     assert!(String::from_utf8_lossy(&other.stderr).contains("other settings"));
 }
 
+/// Killed without warning inside PPO, several times, a run ends with the bits of an undisturbed
+/// one, the policy that its KL budget chooses included.
+#[test]
+fn a_killed_ppo_goes_on_exactly() {
+    let b = Bench::new();
+    let reward = "while IFS= read -r l; do echo \"{\\\"score\\\": $(( ${#l} % 7 ))}\"; done";
+    std::fs::write(b.path("fast.sh"), reward).unwrap();
+    std::fs::write(b.path("slow.sh"), format!("sleep 0.15; {reward}")).unwrap();
+    let args = "ppo pairs.jsonl --base model --total-episodes 2560 --batch-size 32 --response-length 8 --learning-rate 3e-5 --kl-coef 0 --kl-budget 0.3 --save-secs 0 --out";
+    let ppo = |out: &str, script: &str| {
+        let mut c = b.command(&format!("{args} {out} --reward-command"));
+        c.arg(format!("sh {script}")).stderr(Stdio::null());
+        c
+    };
+    // The identity holds the command: one name for both speeds.
+    std::fs::copy(b.path("fast.sh"), b.path("reward.sh")).unwrap();
+    assert!(ppo("whole", "reward.sh").status().unwrap().success());
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(b.path("whole/summary.json")).unwrap()).unwrap();
+    assert!(summary["kept"]["kl"].as_f64().unwrap() <= 0.3, "{summary}");
+    assert_eq!(summary["stopped_by_kl"], true, "{summary}");
+    assert!(summary["iterations"].as_u64().unwrap() > 10, "{summary}");
+    std::fs::copy(b.path("slow.sh"), b.path("reward.sh")).unwrap();
+    let mut kills = 0;
+    for ms in [300, 600, 450] {
+        let mut child = ppo("parts", "reward.sh").spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+        kills += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(kills > 0 && !b.path("parts/summary.json").exists());
+    assert!(
+        b.path("parts/checkpoint.json").exists(),
+        "no kill came after a checkpoint"
+    );
+    std::fs::copy(b.path("fast.sh"), b.path("reward.sh")).unwrap();
+    assert!(ppo("parts", "reward.sh").status().unwrap().success());
+    for name in ["log.jsonl", "rollouts.jsonl", "model.safetensors"] {
+        let read = |folder: &str| std::fs::read(b.path(folder).join(name)).unwrap();
+        assert!(read("whole") == read("parts"), "{name} differs");
+    }
+}
+
 #[test]
 fn a_failing_reward_is_never_a_number() {
     let b = Bench::new();
