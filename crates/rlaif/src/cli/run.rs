@@ -186,15 +186,15 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     let models = Models::of_recipe(&ready.recipe, &progress)?;
     let stop = Stop::default();
     stop_on_interrupt(&stop);
-    let mut cx = Context {
-        recipe: &ready.recipe,
-        constitution: &ready.constitution,
-        prompts: &ready.prompts,
-        folder: &mut folder,
-        models: &models.by_name,
-        progress: &*progress,
-        stop: &stop,
-    };
+    let mut cx = Context::new(
+        &ready.recipe,
+        &ready.constitution,
+        &ready.prompts,
+        &mut folder,
+        &models.by_name,
+        &stop,
+    );
+    cx.progress = &*progress;
     let reports = pipeline::run(&mut cx, &which).await?;
     for report in &reports {
         let t = &report.tally;

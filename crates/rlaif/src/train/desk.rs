@@ -72,6 +72,12 @@ impl Desk {
         })
     }
 
+    /// The weights.
+    #[must_use]
+    pub fn weights(&self) -> &Arc<Weights> {
+        &self.weights
+    }
+
     /// The network: all weights, or an adapter beside them.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod events;
 mod examples;
 mod fit;
 mod folder;
+mod measure;
 mod network;
 mod ppo;
 mod scorer;
@@ -23,6 +24,7 @@ pub use desk::{Desk, Head};
 pub use examples::{Made, Splits, label};
 pub use fit::{DpoConfig, FitReport, RewardConfig, SftConfig, TuneConfig, dpo, reward, sft};
 pub use folder::{LOG, Other, ROLLOUTS};
+pub use measure::{Measured, measure};
 pub use network::Network;
 pub use ppo::{PpoConfig, PpoReport, Scored, ppo};
 pub use scorer::{RewardModel, RewardSource};
@@ -75,7 +77,7 @@ fn lora(rank: Option<usize>, alpha: Option<f32>) -> Option<LoraConfig> {
 }
 
 /// Settings as text, without those that change how often a run is saved but not what it comes to.
-fn settings<T: serde::Serialize>(config: &T) -> String {
+pub(crate) fn settings<T: serde::Serialize>(config: &T) -> String {
     let mut value = serde_json::to_value(config).unwrap_or_default();
     if let Some(map) = value.as_object_mut() {
         map.remove("save_secs");

@@ -33,6 +33,13 @@ impl Network {
         }
     }
 
+    /// Takes other weights of the same shape for the reference.
+    #[must_use]
+    pub fn with_reference(mut self, weights: Arc<Weights>) -> Self {
+        self.start = weights;
+        self
+    }
+
     /// Writes all that exact resume needs into a checkpoint's folder.
     ///
     /// # Errors

@@ -59,8 +59,8 @@ impl Default for PpoConfig {
 pub struct Scored {
     /// From 1.
     pub iteration: u64,
-    /// Index of the prompt among those trained on.
-    pub prompt: usize,
+    /// Id of the prompt's row.
+    pub id: String,
     /// The completion.
     pub completion: String,
     /// Its score; `null` where the reward failed.
@@ -106,11 +106,13 @@ pub fn ppo(
     let desk = Desk::open(at.base, Head::LanguageAndValue, at.seed)?;
     let mut prompts = Vec::new();
     let mut conversations: Vec<Vec<Message>> = Vec::new();
+    let mut row_ids = Vec::new();
     for row in &data.rows {
         let ids = desk.tokenizer.chat(&row.prompt.0, true, None)?;
         if ids.len() <= config.max_prompt_length {
             prompts.push(ids);
             conversations.push(row.prompt.0.clone());
+            row_ids.push(row.id.as_str());
         }
     }
     let left_out = data.rows.len() - prompts.len();
@@ -165,7 +167,7 @@ pub fn ppo(
                 kept.take(config.keep_rollouts)
                     .map(|((completion, score), prompt)| Scored {
                         iteration: 0,
-                        prompt: *prompt,
+                        id: row_ids[*prompt].to_owned(),
                         completion,
                         score: score.as_ref().ok().copied(),
                     })
