@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rlaif_core::run::sha256_file;
-use rlaif_core::{Message, Model};
+use rlaif_core::{LanguageModel as _, Message, Model};
 use rlaif_engine::{LlamaConfig, LocalModel, Options, Tokenizer};
 
 use crate::error::Error;
@@ -94,18 +94,19 @@ pub struct LocalModels {
 }
 
 impl LocalModels {
-    /// The model of a folder. Its id is `name@` and the beginning of its fingerprint, so that
-    /// whatever was sampled from other weights under the same name is not taken for its own.
+    /// The model of a folder. Its id is the folder's name and the beginning of its fingerprint, so
+    /// that whatever was sampled from other weights under the same name is not taken for its own.
     ///
     /// # Errors
     /// Files that are missing, corrupt or of another architecture.
-    pub fn open(&mut self, name: &str, folder: &Path) -> Result<Model, Error> {
+    pub fn open(&mut self, folder: &Path) -> Result<Model, Error> {
         if let Some(model) = self.open.get(folder) {
             return Ok(Arc::clone(model) as Model);
         }
         let fingerprint = self.fingerprint(folder)?;
-        let id = format!("{name}@{}", &fingerprint[..12]);
-        let model = Arc::new(LocalModel::open(folder, Options::default())?.named(&id));
+        let model = LocalModel::open(folder, Options::default())?;
+        let id = format!("{}@{}", model.id(), &fingerprint[..12]);
+        let model = Arc::new(model.named(&id));
         self.open.insert(folder.to_path_buf(), Arc::clone(&model));
         Ok(model)
     }

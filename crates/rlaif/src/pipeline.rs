@@ -3,14 +3,22 @@
 //!
 //! constitution + prompts → **candidates** → **critiques** → **revisions** → **sft** →
 //! **sft_candidates** → **judgments** → **preferences** → **reward** → **ppo** or **dpo** →
-//! **evaluation**
+//! **evaluation** → **export**, **report**
 //!
 //! A stage whose table the recipe lacks is left out; without the training tables a run ends with
 //! preferences.
 
+use std::path::PathBuf;
+
+use rlaif_eval::JudgeSummary;
+use serde::Serialize;
+
 use crate::error::Error;
 #[cfg(feature = "local")]
 use crate::recipe::Algorithm;
+#[cfg(feature = "local")]
+use crate::stages::evaluate::Evaluation;
+use crate::stages::export::Exported;
 use crate::stages::{self, Context, StageReport};
 
 /// Stages in their order.
@@ -71,11 +79,27 @@ impl Selection {
     }
 }
 
+/// What a run came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finished {
+    /// Its stages, in their order.
+    pub stages: Vec<StageReport>,
+    /// Files written for other tools.
+    pub exports: Vec<Exported>,
+    /// Statistics over the judgments; `null` where nothing was judged.
+    pub judge: Option<JudgeSummary>,
+    /// What the policies came to; `null` without an evaluation.
+    #[cfg(feature = "local")]
+    pub evaluation: Option<Evaluation>,
+    /// The page.
+    pub report: PathBuf,
+}
+
 /// Runs the recipe's stages in order. Each is skipped where nothing to its left has changed.
 ///
 /// # Errors
 /// The first stage's error; the stages before it are finished and recorded.
-pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Vec<StageReport>, Error> {
+pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Finished, Error> {
     let r = cx.recipe;
     let mut done = Vec::new();
     if let Some(c) = r.candidates.as_ref().filter(|_| which.takes("candidates")) {
@@ -119,5 +143,14 @@ pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Vec<StageRep
             done.push(stages::evaluate::run(cx, c).await?);
         }
     }
-    Ok(done)
+    let exports = stages::export::run(cx)?;
+    let (report, judge) = stages::report::run(cx)?;
+    Ok(Finished {
+        stages: done,
+        exports,
+        judge,
+        #[cfg(feature = "local")]
+        evaluation: stages::evaluate::read(cx.folder.path())?,
+        report,
+    })
 }

@@ -627,7 +627,15 @@ impl Recipe {
             }
         }
         if tables_are_whole {
-            recipe.check(&mut |path, message, help| reader.fault(path, message, help));
+            for Found {
+                path,
+                message,
+                help,
+            } in recipe.check()
+            {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                reader.fault(&path, message, help);
+            }
         }
         Some(recipe)
     }
@@ -671,14 +679,12 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] with every fault.
     pub fn checked(self) -> Result<Self, Error> {
-        let mut faults = Vec::new();
-        self.check(&mut |_, message, help| {
-            faults.push(Fault {
-                message,
-                span: None,
-                help,
-            });
-        });
+        let without_place = |found: Found| Fault {
+            message: found.message,
+            span: None,
+            help: found.help,
+        };
+        let faults: Vec<Fault> = self.check().into_iter().map(without_place).collect();
         if faults.is_empty() {
             return Ok(self);
         }
@@ -717,8 +723,8 @@ impl Recipe {
     }
 
     /// Checks what the types do not: ranges, and names that must exist.
-    fn check(&self, report: &mut dyn FnMut(&[&str], String, Option<String>)) {
-        let mut reader = Faults(report);
+    fn check(&self) -> Vec<Found> {
+        let mut reader = Faults(Vec::new());
         self.check_models(&mut reader);
         self.check_training(&mut reader);
         if self.concurrency == 0 {
@@ -844,6 +850,7 @@ impl Recipe {
                 reader.fault(&["export", "to"], format!("`export.to`: {e}"), None);
             }
         }
+        reader.0
     }
 
     /// Every place that names a model, in the order of the stages.
@@ -887,7 +894,7 @@ impl Recipe {
         used
     }
 
-    fn check_models(&self, reader: &mut Faults<'_>) {
+    fn check_models(&self, reader: &mut Faults) {
         for name in self.models.keys() {
             if WRITERS.contains(&name.as_str()) {
                 reader.fault(
@@ -945,10 +952,10 @@ impl Recipe {
     }
 
     #[cfg(not(feature = "local"))]
-    fn check_training(&self, _: &mut Faults<'_>) {}
+    fn check_training(&self, _: &mut Faults) {}
 
     #[cfg(feature = "local")]
-    fn check_training(&self, reader: &mut Faults<'_>) {
+    fn check_training(&self, reader: &mut Faults) {
         match (self.algorithm, self.ppo.is_some(), self.dpo.is_some()) {
             (None, true, true) => reader.fault(
                 &["dpo"],
@@ -1045,12 +1052,23 @@ impl Recipe {
     }
 }
 
-/// Where faults found after reading go.
-struct Faults<'a>(&'a mut dyn FnMut(&[&str], String, Option<String>));
+/// A fault by the key that it is about.
+struct Found {
+    path: Vec<String>,
+    message: String,
+    help: Option<String>,
+}
 
-impl Faults<'_> {
+/// Faults found after reading.
+struct Faults(Vec<Found>);
+
+impl Faults {
     fn fault(&mut self, path: &[&str], message: String, help: Option<String>) {
-        (self.0)(path, message, help);
+        self.0.push(Found {
+            path: path.iter().map(|p| (*p).to_owned()).collect(),
+            message,
+            help,
+        });
     }
 }
 

@@ -145,7 +145,10 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
     // Again: nothing is done, nothing is asked.
     let again = killed.json("run recipe.toml");
     let stages = again["stages"].as_array().unwrap();
-    assert!(stages.iter().all(|s| s["unchanged"] == true), "{again}");
+    // A response without a critique is looked at again by `revise`, which has nothing to ask.
+    let others = stages.iter().filter(|s| s["stage"] != "revise");
+    assert!(others.clone().all(|s| s["unchanged"] == true), "{again}");
+    assert_eq!(again["calls"], 0, "{again}");
 
     // What the policies came to.
     let text = std::fs::read_to_string(whole.path("run/evaluation.json")).unwrap();
@@ -172,5 +175,135 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
     assert_eq!(
         pairs,
         ["sft base critic", "ppo base critic", "ppo sft critic"]
+    );
+}
+
+/// Measures how many words a completion has in common with a list: a truth that only the
+/// evaluation may know.
+struct Known;
+
+impl rlaif::stages::evaluate::Evaluator for Known {
+    fn name(&self) -> &str {
+        "known"
+    }
+
+    fn measure(
+        &self,
+        prompt: &rlaif::Prompt,
+        completion: &str,
+        policy: &str,
+    ) -> BTreeMap<String, f64> {
+        assert!(!prompt.0.is_empty() && ["base", "sft", "dpo"].contains(&policy));
+        let known = completion.split(' ').filter(|w| w.starts_with("w1"));
+        BTreeMap::from([("utility".to_owned(), known.count() as f64)])
+    }
+
+    fn compares_by(&self) -> Option<&str> {
+        Some("utility")
+    }
+}
+
+/// From code: a recipe that is no file, and an evaluator of the caller's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_built_in_code_runs_and_evaluators_stand_beside() {
+    use rlaif::recipe::{Compare, ModelSource, PairsConfig};
+    use rlaif::stages::{Context, evaluate::EvaluateConfig};
+    use rlaif::train::{DpoConfig, SftConfig};
+    use rlaif_core::Sampling;
+    use rlaif_feedback::CandidatesConfig;
+
+    let b = bench("");
+    let sampling = Sampling {
+        max_new_tokens: 8,
+        ..Sampling::default()
+    };
+    let candidates = |model: &str, n| CandidatesConfig {
+        model: model.into(),
+        n,
+        sampling: sampling.clone(),
+    };
+    let mut recipe = rlaif::Recipe::new(b.path("c.toml"), b.path("prompts.jsonl"));
+    recipe.models = BTreeMap::from([
+        ("policy".into(), ModelSource::Folder(b.path("model"))),
+        ("critic".into(), ModelSource::Folder(b.path("model"))),
+    ]);
+    recipe.candidates = Some(candidates("policy", 1));
+    let mut critique = rlaif::CritiqueConfig::default();
+    critique.sampling.max_new_tokens = 8;
+    recipe.critique = Some(critique);
+    let mut revise = rlaif::ReviseConfig::default();
+    revise.sampling.max_new_tokens = 8;
+    recipe.revise = Some(revise);
+    recipe.sft = Some(SftConfig::default());
+    recipe.sft_candidates = Some(candidates("sft", 2));
+    recipe.pairs = PairsConfig {
+        compare: Compare::SftCandidates,
+        ..PairsConfig::default()
+    };
+    recipe.judge = Some(rlaif::JudgeConfig {
+        tie_margin: 0.0,
+        ..rlaif::JudgeConfig::default()
+    });
+    let mut dpo = DpoConfig::default();
+    dpo.tune.lora = Some(4);
+    recipe.dpo = Some(dpo);
+    recipe.evaluate = Some(EvaluateConfig {
+        sampling,
+        ..EvaluateConfig::default()
+    });
+    let wrong = rlaif::Recipe {
+        sft_candidates: None,
+        ..recipe.clone()
+    };
+    let said = wrong.checked().unwrap_err();
+    assert!(
+        format!("{said:?}").contains("there is no `[sft_candidates]` table"),
+        "{said:?}"
+    );
+    let recipe = recipe.checked().unwrap();
+    let constitution = rlaif::Constitution::read(&recipe.constitution).unwrap();
+    let prompts = rlaif_core::dataset::read(&recipe.prompts).unwrap();
+    let mut folder = rlaif_core::run::RunFolder::open(&b.path("run")).unwrap();
+    let (models, stop) = (BTreeMap::new(), rlaif::rows::Stop::default());
+    let mut cx = Context::new(
+        &recipe,
+        &constitution,
+        &prompts,
+        &mut folder,
+        &models,
+        &stop,
+    );
+    cx.evaluators = &[&Known];
+    let all = rlaif::pipeline::Selection::default();
+    let done = rlaif::pipeline::run(&mut cx, &all).await.unwrap();
+    let evaluation = done.evaluation.unwrap();
+    let dpo = &evaluation.policies[2];
+    assert_eq!(
+        (dpo.policy.as_str(), dpo.kl_to.as_deref()),
+        ("dpo", Some("sft"))
+    );
+    let utility = dpo.numbers["known"]["utility"];
+    let by_hand: Vec<f64> = b
+        .lines("run/evaluation.jsonl")
+        .iter()
+        .filter(|l| l["policy"] == "dpo" && l["outcome"] == "decided")
+        .map(|l| {
+            let text = l["completion"].as_str().unwrap();
+            text.split(' ').filter(|w| w.starts_with("w1")).count() as f64
+        })
+        .collect();
+    let mean = by_hand.iter().sum::<f64>() / by_hand.len() as f64;
+    assert!((utility.mean - mean).abs() < 1e-9);
+    let known = evaluation.compared("dpo", "sft", "known").unwrap();
+    let critic = evaluation.compared("dpo", "sft", "critic").unwrap();
+    assert_eq!(
+        known.result.wins + known.result.losses + known.result.ties + known.failed as u64,
+        evaluation.prompts as u64
+    );
+    assert!(critic.result.wins + critic.result.losses > 0);
+    // The adapter stands beside the whole model, which the evaluation opened.
+    assert!(
+        b.path("run/dpo/adapter/adapter_model.safetensors")
+            .is_file()
     );
 }

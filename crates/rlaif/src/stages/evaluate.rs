@@ -6,7 +6,7 @@
 //! whatever the caller's [`Evaluator`]s measure: they are asked here, at the end, and nowhere else.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rlaif_core::dataset::{self, Row};
 use rlaif_core::run::{StageKey, sha256_file, write_atomic, write_lines};
@@ -31,6 +31,12 @@ pub const FILE: &str = "evaluation.jsonl";
 pub const SUMMARY: &str = "evaluation.json";
 /// Comparisons by the critic.
 pub const JUDGMENTS: &str = "evaluation/judgments.jsonl";
+
+/// Numbers on a completion, by the evaluator that measured them and their own name.
+pub type Numbers = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// Means of [`Numbers`] over completions.
+pub type Means = BTreeMap<String, BTreeMap<String, Estimate>>;
 
 /// Who measures completions beside the recipe's critic: a checker, a classifier, known truth.
 pub trait Evaluator: Send + Sync {
@@ -95,7 +101,7 @@ pub struct Measured {
     /// log π − log π_ref of the completion, in nats.
     pub kl: Option<f32>,
     /// What evaluators measured, by their name.
-    pub numbers: BTreeMap<String, BTreeMap<String, f64>>,
+    pub numbers: Numbers,
 }
 
 /// A policy on the held-out prompts: means over its completions.
@@ -118,7 +124,7 @@ pub struct PolicyFigures {
     /// The policy that it started from.
     pub kl_to: Option<String>,
     /// What evaluators measured, by their name.
-    pub numbers: BTreeMap<String, BTreeMap<String, Estimate>>,
+    pub numbers: Means,
 }
 
 /// How often a policy wins.
@@ -155,7 +161,7 @@ pub struct IterationFigures {
     /// From 1.
     pub iteration: u64,
     /// By evaluator and number.
-    pub numbers: BTreeMap<String, BTreeMap<String, Estimate>>,
+    pub numbers: Means,
 }
 
 /// The evaluation of a run.
@@ -181,6 +187,25 @@ impl Evaluation {
             .iter()
             .find(|c| c.policy == policy && c.against == against && c.by == by)
     }
+}
+
+/// The evaluation of a run folder; `None` where it has none.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read(run: &Path) -> Result<Option<Evaluation>, Error> {
+    let path = run.join(SUMMARY);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(rlaif_core::Error::io("read", &path))?;
+    let evaluation = serde_json::from_str(&text).map_err(|e| {
+        Error::Core(rlaif_core::Error::Format {
+            path,
+            problem: e.to_string(),
+        })
+    })?;
+    Ok(Some(evaluation))
 }
 
 /// A policy to evaluate.
@@ -484,21 +509,14 @@ fn measure_all(
     Ok(all)
 }
 
-fn numbers(
-    cx: &Context<'_>,
-    prompt: &Prompt,
-    completion: &str,
-    policy: &str,
-) -> BTreeMap<String, BTreeMap<String, f64>> {
+fn numbers(cx: &Context<'_>, prompt: &Prompt, completion: &str, policy: &str) -> Numbers {
     cx.evaluators
         .iter()
         .map(|e| (e.name().to_owned(), e.measure(prompt, completion, policy)))
         .collect()
 }
 
-fn means<'a>(
-    all: impl Iterator<Item = &'a BTreeMap<String, BTreeMap<String, f64>>>,
-) -> BTreeMap<String, BTreeMap<String, Estimate>> {
+fn means<'a>(all: impl Iterator<Item = &'a Numbers>) -> Means {
     let mut lists: BTreeMap<String, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
     for one in all {
         for (who, numbers) in one {
@@ -674,7 +692,7 @@ fn iterations(cx: &Context<'_>) -> Result<Vec<IterationFigures>, Error> {
         .iter()
         .map(|row| (row.id.as_str(), &row.prompt))
         .collect();
-    let mut by: BTreeMap<u64, Vec<BTreeMap<String, BTreeMap<String, f64>>>> = BTreeMap::new();
+    let mut by: BTreeMap<u64, Vec<Numbers>> = BTreeMap::new();
     for r in &rollouts {
         if let Some(prompt) = prompts.get(r.id.as_str()) {
             let numbers = numbers(cx, prompt, &r.completion, "ppo");

@@ -12,6 +12,7 @@ pub mod judge;
 #[cfg(feature = "local")]
 pub mod ppo;
 pub mod preferences;
+pub mod report;
 pub mod revise;
 #[cfg(feature = "local")]
 pub mod reward;
@@ -117,7 +118,7 @@ impl<'a> Context<'a> {
         }
         let folder = self.model_folder(name)?;
         #[cfg(feature = "local")]
-        return self.local.open(name, &folder);
+        return self.local.open(&folder);
         #[cfg(not(feature = "local"))]
         crate::open(folder)
     }
@@ -139,6 +140,15 @@ impl<'a> Context<'a> {
                 "neither does a `[models.…]` table define it nor has a stage written it yet",
             )),
         }
+    }
+
+    /// Calls, prompt tokens and generated tokens that models in memory have answered.
+    #[must_use]
+    pub fn answered(&self) -> (u64, u64, u64) {
+        #[cfg(feature = "local")]
+        return self.local.answered();
+        #[cfg(not(feature = "local"))]
+        (0, 0, 0)
     }
 
     /// Rows in flight for a model. One in memory answers a batch in hardly more time than a row.
