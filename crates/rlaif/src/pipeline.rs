@@ -14,10 +14,9 @@ use rlaif_eval::JudgeSummary;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::evaluation::{self, Evaluation};
 #[cfg(feature = "local")]
 use crate::recipe::Algorithm;
-#[cfg(feature = "local")]
-use crate::stages::evaluate::Evaluation;
 use crate::stages::export::Exported;
 use crate::stages::{self, Context, StageReport};
 
@@ -89,7 +88,6 @@ pub struct Finished {
     /// Statistics over the judgments; `null` where nothing was judged.
     pub judge: Option<JudgeSummary>,
     /// What the policies came to; `null` without an evaluation.
-    #[cfg(feature = "local")]
     pub evaluation: Option<Evaluation>,
     /// The page.
     pub report: PathBuf,
@@ -149,8 +147,7 @@ pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Finished, Er
         stages: done,
         exports,
         judge,
-        #[cfg(feature = "local")]
-        evaluation: stages::evaluate::read(cx.folder.path())?,
+        evaluation: evaluation::read(cx.folder.path())?,
         report,
     })
 }

@@ -906,11 +906,10 @@ impl Recipe {
         }
         let place = |table: &str| TABLES.iter().position(|t| *t == table);
         for ModelUse { table, key, name } in self.models_used() {
-            let trains = key != "model";
             match self.models.get(name) {
                 Some(ModelSource::Folder(_)) => continue,
                 #[cfg(feature = "remote")]
-                Some(ModelSource::Endpoint(_)) if !trains => continue,
+                Some(ModelSource::Endpoint(_)) if key == "model" => continue,
                 #[cfg(feature = "remote")]
                 Some(ModelSource::Endpoint(_)) => {
                     reader.fault(

@@ -182,7 +182,7 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
 /// evaluation may know.
 struct Known;
 
-impl rlaif::stages::evaluate::Evaluator for Known {
+impl rlaif::evaluation::Evaluator for Known {
     fn name(&self) -> &str {
         "known"
     }

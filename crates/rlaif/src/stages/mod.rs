@@ -34,6 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::evaluation::Evaluator;
 #[cfg(feature = "local")]
 use crate::local::LocalModels;
 use crate::progress::{Progress, Silent};
@@ -57,8 +58,7 @@ pub struct Context<'a> {
     pub local: LocalModels,
     /// Who measures completions in the evaluation, beside the recipe's critic. No stage before it
     /// can reach them.
-    #[cfg(feature = "local")]
-    pub evaluators: &'a [&'a dyn evaluate::Evaluator],
+    pub evaluators: &'a [&'a dyn Evaluator],
     /// Listener.
     pub progress: &'a dyn Progress,
     /// Stops the run.
@@ -101,7 +101,6 @@ impl<'a> Context<'a> {
             models,
             #[cfg(feature = "local")]
             local: LocalModels::default(),
-            #[cfg(feature = "local")]
             evaluators: &[],
             progress: &SILENT,
             stop,
@@ -134,7 +133,8 @@ impl<'a> Context<'a> {
         };
         match self.recipe.models.get(name) {
             Some(ModelSource::Folder(folder)) => Ok(folder.clone()),
-            Some(_) => Err(unknown("it is no folder")),
+            #[cfg(feature = "remote")]
+            Some(ModelSource::Endpoint(_)) => Err(unknown("it is no folder")),
             None if self.file(name).join("config.json").is_file() => Ok(self.file(name)),
             None => Err(unknown(
                 "neither does a `[models.…]` table define it nor has a stage written it yet",
@@ -156,7 +156,8 @@ impl<'a> Context<'a> {
         match self.recipe.models.get(model) {
             _ if self.models.contains_key(model) => self.recipe.concurrency,
             Some(ModelSource::Folder(_)) | None => self.recipe.concurrency.max(BATCHED),
-            Some(_) => self.recipe.concurrency,
+            #[cfg(feature = "remote")]
+            Some(ModelSource::Endpoint(_)) => self.recipe.concurrency,
         }
     }
 
