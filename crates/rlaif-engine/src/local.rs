@@ -113,6 +113,13 @@ impl LocalModel {
         usage
     }
 
+    /// Replaces the name that records show, the folder's own by default.
+    #[must_use]
+    pub fn named(mut self, id: &str) -> Self {
+        self.id = ModelId::new(id);
+        self
+    }
+
     /// Continues the plain text of a single message instead of using the chat template.
     #[must_use]
     pub fn raw(mut self, raw: bool) -> Self {

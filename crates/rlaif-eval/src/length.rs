@@ -120,6 +120,52 @@ pub fn log_odds_slope(x: &[f64], won: &[bool]) -> Result<LogOddsSlope> {
     })
 }
 
+/// Change of y for each unit of x, in a line through the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Slope {
+    /// Units of y per unit of x.
+    pub slope: f64,
+    /// Standard error.
+    pub std_error: f64,
+    /// Rows.
+    pub n: u64,
+}
+
+/// Least squares through the origin: β = Σ xᵢ yᵢ / Σ xᵢ², with standard error √(s² / Σ xᵢ²),
+/// s² = Σ (yᵢ − β xᵢ)² / (n − 1). No intercept, for the reason given at [`log_odds_slope`].
+///
+/// ```
+/// // x = (1, 2), y = (1, 3): β = 7/5; residuals −0.4 and 0.2, s² = 0.2, error √(0.2 / 5) = 0.2.
+/// let s = rlaif_eval::slope(&[1.0, 2.0], &[1.0, 3.0])?;
+/// assert!((s.slope - 1.4).abs() < 1e-12 && (s.std_error - 0.2).abs() < 1e-12);
+/// # Ok::<(), rlaif_eval::Error>(())
+/// ```
+///
+/// # Errors
+/// Fewer than two rows; lists of different lengths; a value that is not finite; x that is 0
+/// throughout.
+pub fn slope(x: &[f64], y: &[f64]) -> Result<Slope> {
+    const NAME: &str = "the slope through the origin";
+    same_len(NAME, x.len(), y.len())?;
+    at_least(NAME, 2, x.len())?;
+    all_valid(NAME, "finite values", x, f64::is_finite)?;
+    all_valid(NAME, "finite values", y, f64::is_finite)?;
+    let squares: f64 = x.iter().map(|x| x * x).sum();
+    if squares == 0.0 {
+        return Err(Error::Undefined {
+            statistic: NAME,
+            reason: "x is 0 in every row",
+        });
+    }
+    let slope = x.iter().zip(y).map(|(x, y)| x * y).sum::<f64>() / squares;
+    let rest: f64 = x.iter().zip(y).map(|(x, y)| (y - slope * x).powi(2)).sum();
+    Ok(Slope {
+        slope,
+        std_error: (rest / (x.len() - 1) as f64 / squares).sqrt(),
+        n: x.len() as u64,
+    })
+}
+
 /// Whether a judge prefers the longer response. Figures of one judge on one set of pairs: where
 /// longer responses *are* better they say nothing against it, so read them beside those of people.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

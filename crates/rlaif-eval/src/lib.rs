@@ -26,7 +26,9 @@ pub use error::{Error, Result};
 pub use interval::{
     Bootstrap, BootstrapInterval, Proportion, bootstrap, bootstrap_clustered, wilson,
 };
-pub use length::{LengthPreference, LogOddsSlope, length_preference, log_odds_slope, words};
+pub use length::{
+    LengthPreference, LogOddsSlope, Slope, length_preference, log_odds_slope, slope, words,
+};
 pub use position::{Estimate, PositionBias, position_bias};
 pub use summary::{HumanAgreement, JudgeSummary, OutcomeCounts};
 pub use winrate::{Comparison, WinRate, win_rate, win_rate_clustered};

@@ -223,6 +223,7 @@ fn ppo_rewards_advantages_and_losses_are_trls() {
 struct Table {
     logits: Vec<f32>,
     base: Vec<f32>,
+    kept: Vec<f32>,
     grad: Vec<f32>,
 }
 
@@ -231,6 +232,7 @@ impl Table {
         let logits = vec![0.0, 0.5, -0.5, 0.2];
         Table {
             base: logits.clone(),
+            kept: logits.clone(),
             grad: vec![0.0; 4],
             logits,
         }
@@ -288,6 +290,14 @@ impl Trainable for Table {
 }
 
 impl ppo::Rollouts for Table {
+    fn keep(&mut self) {
+        self.kept.clone_from(&self.logits);
+    }
+
+    fn go_back(&mut self) {
+        self.logits.clone_from(&self.kept);
+    }
+
     fn generate(
         &mut self,
         prompts: &[&[u32]],
@@ -419,22 +429,23 @@ fn ppo_learns_what_is_rewarded_and_stops_at_its_budget() {
     };
     let run = |config: &PpoConfig| {
         let mut model = Table::new();
-        let mut log = Vec::new();
+        let (mut log, mut seen) = (Vec::new(), Vec::new());
         ppo::ppo(
             &mut model,
             &prompts,
             config,
             &mut ppo::PpoState::default(),
             score,
-            |_, _, m| {
+            |model, _, m| {
                 log.push(m.clone());
+                seen.push(model.logits.clone());
                 Ok(())
             },
         )
         .unwrap();
-        (model, log)
+        (model, log, seen)
     };
-    let (model, log) = run(&config);
+    let (model, log, _) = run(&config);
     assert_eq!(log.len(), 20);
     assert!(
         log[19].score > log[0].score + 1.0,
@@ -444,12 +455,50 @@ fn ppo_learns_what_is_rewarded_and_stops_at_its_budget() {
     );
     assert!(Table::probabilities(&model.logits)[3] > 0.5);
     assert!(log[0].kl.abs() < 1e-6 && log[19].kl > 0.5);
-    let (_, short) = run(&PpoConfig {
+    let (model, short, seen) = run(&PpoConfig {
         kl_budget: Some(0.5),
         ..config.clone()
     });
-    assert!(short.len() < 20 && short.last().unwrap().stopped_by_kl);
-    let (_, strong) = run(&PpoConfig {
+    let over = short.last().unwrap();
+    assert!(short.len() < 20 && over.stopped_by_kl && over.kl > 0.5 && !over.updated);
+    let before = &short[short.len() - 2];
+    assert!(before.kl <= 0.5 && before.updated);
+    // An iteration measures the policy that the one before it left: the last within the budget
+    // was measured by the last but one.
+    assert_eq!(model.logits, seen[short.len() - 3]);
+    // Of all iterations, the best; the last update is measured by one more. Here the reward
+    // worsens from the eighth iteration on, whatever the policy does.
+    let (mut model, mut calls) = (Table::new(), 0u32);
+    let (mut best, mut seen) = (Vec::new(), Vec::new());
+    let falling = |_: &[usize], r: &[ppo::Rollout]| -> Result<ppo::Scores, String> {
+        calls += 1;
+        Ok(r.iter()
+            .map(|_| Ok(-(f64::from(calls) - 8.0).abs() as f32))
+            .collect())
+    };
+    let config_best = PpoConfig {
+        keep: ppo::Keep::Best,
+        ..config.clone()
+    };
+    let mut state = ppo::PpoState::default();
+    ppo::ppo(
+        &mut model,
+        &prompts,
+        &config_best,
+        &mut state,
+        falling,
+        |model, _, m| {
+            best.push(m.clone());
+            seen.push(model.logits.clone());
+            Ok(())
+        },
+    )
+    .unwrap();
+    assert!(best.len() == 21 && !best[20].updated && best[19].updated);
+    assert_eq!(state.kept.unwrap().iteration, 8);
+    assert_eq!(model.logits, seen[6]);
+    assert_ne!(model.logits, seen[20]);
+    let (_, strong, _) = run(&PpoConfig {
         kl_coef: 5.0,
         ..config.clone()
     });

@@ -26,6 +26,12 @@ pub trait Rollouts: Trainable {
         max_new_tokens: usize,
         seed: u64,
     ) -> Result<Vec<Rollout>, Self::Error>;
+
+    /// Remembers the parameters as they are, in the place of those remembered before.
+    fn keep(&mut self);
+
+    /// Goes back to the parameters last remembered; stays where none were.
+    fn go_back(&mut self);
 }
 
 /// A sampled completion.
@@ -35,6 +41,17 @@ pub struct Rollout {
     pub tokens: Vec<u32>,
     /// Whether it ended by itself.
     pub finished: bool,
+}
+
+/// Which policy a run ends with, among those within the KL budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// The last.
+    #[default]
+    Last,
+    /// That of the highest mean reward (score less penalties, KL included) over an iteration.
+    Best,
 }
 
 /// Settings; names and defaults are those of TRL's `PPOConfig` where it has them.
@@ -59,8 +76,10 @@ pub struct PpoConfig {
     pub target_kl: Option<f32>,
     /// Completions over which the adaptive β reacts.
     pub kl_horizon: f32,
-    /// Stops the run once KL a completion is above this, in nats.
+    /// Stops the run once KL a completion is above this, in nats, and goes back to a policy within.
     pub kl_budget: Option<f32>,
+    /// Which policy the run ends with.
+    pub keep: Keep,
     /// ε of the ratio.
     pub cliprange: f32,
     /// ε_v of the value.
@@ -85,7 +104,8 @@ pub struct PpoConfig {
     pub max_tokens: usize,
     /// Share of completions without a score above which the run stops.
     pub max_failed: f64,
-    /// Seed of prompts, samples and mini-batches.
+    /// Seed of prompts, samples and mini-batches; that of the run, never a setting of its own.
+    #[serde(skip)]
     pub seed: u64,
 }
 
@@ -102,6 +122,7 @@ impl Default for PpoConfig {
             target_kl: None,
             kl_horizon: 10_000.0,
             kl_budget: None,
+            keep: Keep::Last,
             cliprange: 0.2,
             cliprange_value: 0.2,
             vf_coef: 0.1,
@@ -300,8 +321,24 @@ pub struct PpoMetrics {
     pub learning_rate: f32,
     /// Completions without a score, left out of the updates.
     pub failed: u64,
+    /// Whether an update followed. Where not, the policy was only measured, and the figures of
+    /// losses are 0.
+    pub updated: bool,
     /// Whether the KL budget ended the run here.
     pub stopped_by_kl: bool,
+}
+
+/// A policy that was remembered, as its iteration measured it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The iteration whose completions it wrote, from 1.
+    pub iteration: u64,
+    /// Mean score of them.
+    pub score: f32,
+    /// Mean reward.
+    pub reward: f32,
+    /// KL a completion, in nats.
+    pub kl: f32,
 }
 
 /// Where a run stands; with the network's own state, enough to go on exactly.
@@ -313,12 +350,29 @@ pub struct PpoState {
     pub kl_coef: Option<f32>,
     /// Whether the KL budget has ended the run.
     pub stopped_by_kl: bool,
+    /// The policy that the run ends with, as far as known; none where it ends with the last one.
+    pub kept: Option<Kept>,
 }
 
 /// Scores of completions: one result each, a failed one is never a number.
 pub type Scores = Vec<Result<f32, String>>;
 
-/// Runs PPO from `state`. `score` rates the completions of the given prompts (by index).
+/// Number of iterations, and of those that update.
+///
+/// Completions measure the policy *before* their update. Where a policy is to be chosen (a KL
+/// budget, or [`Keep::Best`]), one iteration more measures the last update and makes none.
+#[must_use]
+pub fn iterations(config: &PpoConfig) -> (u64, u64) {
+    let updates = config
+        .total_episodes
+        .div_ceil(config.batch_size.max(1))
+        .max(1) as u64;
+    let chooses = config.kl_budget.is_some() || config.keep == Keep::Best;
+    (updates + u64::from(chooses), updates)
+}
+
+/// Runs PPO from `state`. `score` rates the completions of the given prompts (by index). With a
+/// KL budget or [`Keep::Best`] the model ends with the parameters of [`PpoState::kept`].
 ///
 /// # Errors
 /// The network's own, a loss that is not finite, too many failed scores, what `after` says.
@@ -333,11 +387,11 @@ pub fn ppo<T: Rollouts>(
     if prompts.is_empty() || config.batch_size == 0 {
         return Err(TrainError::Empty("there is no prompt to train on".into()));
     }
-    let iterations = config.total_episodes.div_ceil(config.batch_size).max(1) as u64;
+    let (iterations, updates) = iterations(config);
     let mut beta = state.kl_coef.unwrap_or(config.kl_coef);
     while state.iteration < iterations && !state.stopped_by_kl {
         let it = state.iteration;
-        let lr = config.learning_rate * config.lr_scheduler_type.factor(it, 0, iterations);
+        let lr = config.learning_rate * config.lr_scheduler_type.factor(it, 0, updates);
         let picked = pick(prompts.len(), config, it);
         let ids: Vec<&[u32]> = picked.iter().map(|i| prompts[*i].as_slice()).collect();
         let drawn = seed::derive(config.seed, &["ppo", "sample", &it.to_string()]);
@@ -376,14 +430,24 @@ pub fn ppo<T: Rollouts>(
             )));
         }
         let mut experience = gather(model, rated, config, beta, &mut m)?;
-        if let Some(budget) = config.kl_budget
-            && m.kl > budget
-        {
-            // No update from here: the policy stays where the last one left it.
+        if config.kl_budget.is_some_and(|budget| m.kl > budget) {
             m.stopped_by_kl = true;
             state.stopped_by_kl = true;
         } else {
-            update(model, &mut experience, config, lr, it, &mut m)?;
+            let improves = |kept: &Kept| config.keep == Keep::Last || m.reward > kept.reward;
+            if iterations > updates && state.kept.as_ref().is_none_or(improves) {
+                model.keep();
+                state.kept = Some(Kept {
+                    iteration: it + 1,
+                    score: m.score,
+                    reward: m.reward,
+                    kl: m.kl,
+                });
+            }
+            if it < updates {
+                update(model, &mut experience, config, lr, it, &mut m)?;
+                m.updated = true;
+            }
         }
         if let Some(target) = config.target_kl {
             beta = adapt(beta, m.kl, target, config.batch_size, config.kl_horizon);
@@ -391,6 +455,9 @@ pub fn ppo<T: Rollouts>(
         state.iteration += 1;
         state.kl_coef = Some(beta);
         after(model, state, &m).map_err(TrainError::Stopped)?;
+    }
+    if state.kept.is_some() {
+        model.go_back();
     }
     Ok(())
 }

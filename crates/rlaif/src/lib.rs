@@ -24,6 +24,7 @@
 pub mod agent;
 pub mod blocking;
 pub mod error;
+pub mod evaluation;
 pub mod figures;
 #[cfg(feature = "local")]
 pub mod local;

@@ -1,14 +1,39 @@
 //! The pipeline: one function that lists the stages, a line each. Data moves right only, and each
-//! arrow is a file in the run folder.
+//! arrow is a file or folder in the run folder.
 //!
-//! constitution + prompts → **candidates** → **critiques** → **revisions** → **judgments** →
-//! **preferences** → **export**
+//! constitution + prompts → **candidates** → **critiques** → **revisions** → **sft** →
+//! **sft_candidates** → **judgments** → **preferences** → **reward** → **ppo** or **dpo** →
+//! **evaluation** → **export**, **report**
+//!
+//! A stage whose table the recipe lacks is left out; without the training tables a run ends with
+//! preferences.
+
+use std::path::PathBuf;
+
+use rlaif_eval::JudgeSummary;
+use serde::Serialize;
 
 use crate::error::Error;
+use crate::evaluation::{self, Evaluation};
+#[cfg(feature = "local")]
+use crate::recipe::Algorithm;
+use crate::stages::export::Exported;
 use crate::stages::{self, Context, StageReport};
 
 /// Stages in their order.
-pub const STAGES: [&str; 5] = ["candidates", "critique", "revise", "judge", "preferences"];
+pub const STAGES: [&str; 11] = [
+    "candidates",
+    "critique",
+    "revise",
+    "sft",
+    "sft_candidates",
+    "judge",
+    "preferences",
+    "reward",
+    "ppo",
+    "dpo",
+    "evaluate",
+];
 
 /// Which stages to run.
 #[derive(Clone, Debug, Default)]
@@ -53,11 +78,26 @@ impl Selection {
     }
 }
 
+/// What a run came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Finished {
+    /// Its stages, in their order.
+    pub stages: Vec<StageReport>,
+    /// Files written for other tools.
+    pub exports: Vec<Exported>,
+    /// Statistics over the judgments; `null` where nothing was judged.
+    pub judge: Option<JudgeSummary>,
+    /// What the policies came to; `null` without an evaluation.
+    pub evaluation: Option<Evaluation>,
+    /// The page.
+    pub report: PathBuf,
+}
+
 /// Runs the recipe's stages in order. Each is skipped where nothing to its left has changed.
 ///
 /// # Errors
 /// The first stage's error; the stages before it are finished and recorded.
-pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Vec<StageReport>, Error> {
+pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Finished, Error> {
     let r = cx.recipe;
     let mut done = Vec::new();
     if let Some(c) = r.candidates.as_ref().filter(|_| which.takes("candidates")) {
@@ -69,11 +109,45 @@ pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Vec<StageRep
     if let Some(c) = r.revise.as_ref().filter(|_| which.takes("revise")) {
         done.push(stages::revise::run(cx, c).await?);
     }
+    #[cfg(feature = "local")]
+    if let Some(c) = r.sft.as_ref().filter(|_| which.takes("sft")) {
+        done.push(stages::sft::run(cx, c)?);
+    }
+    let takes = which.takes("sft_candidates");
+    if let Some(c) = r.sft_candidates.as_ref().filter(|_| takes) {
+        done.push(stages::candidates::run_sft(cx, c).await?);
+    }
     if let Some(c) = r.judge.as_ref().filter(|_| which.takes("judge")) {
         done.push(stages::judge::run(cx, c).await?);
     }
     if r.judge.is_some() && which.takes("preferences") {
         done.push(stages::preferences::run(cx)?);
     }
-    Ok(done)
+    #[cfg(feature = "local")]
+    {
+        let by = |a| r.optimizes_by() == Some(a);
+        if let Some(c) = r.reward.as_ref().filter(|_| which.takes("reward")) {
+            done.push(stages::reward::run(cx, c)?);
+        }
+        let takes = by(Algorithm::Ppo) && which.takes("ppo");
+        if let Some(c) = r.ppo.as_ref().filter(|_| takes) {
+            done.push(stages::ppo::run(cx, c)?);
+        }
+        let takes = by(Algorithm::Dpo) && which.takes("dpo");
+        if let Some(c) = r.dpo.as_ref().filter(|_| takes) {
+            done.push(stages::dpo::run(cx, c)?);
+        }
+        if let Some(c) = r.evaluate.as_ref().filter(|_| which.takes("evaluate")) {
+            done.push(stages::evaluate::run(cx, c).await?);
+        }
+    }
+    let exports = stages::export::run(cx)?;
+    let (report, judge) = stages::report::run(cx)?;
+    Ok(Finished {
+        stages: done,
+        exports,
+        judge,
+        evaluation: evaluation::read(cx.folder.path())?,
+        report,
+    })
 }

@@ -102,10 +102,25 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         let calls = n * draws * (2 * steps - 1);
         add("revise", &c.model, n * draws, calls, per, generated);
     }
+    if let Some(c) = &recipe.sft_candidates {
+        let (calls, generated) = (n * u64::from(c.n), u64::from(c.sampling.max_new_tokens));
+        add(
+            "sft_candidates",
+            &c.model,
+            calls,
+            calls,
+            mean_prompt,
+            generated,
+        );
+    }
     if let Some(c) = &recipe.judge {
         let pairs = match recipe.pairs.compare {
             Compare::Revision => n * draws,
-            Compare::Candidates => {
+            Compare::Candidates | Compare::SftCandidates => {
+                let draws = match (recipe.pairs.compare, &recipe.sft_candidates) {
+                    (Compare::SftCandidates, Some(c)) => u64::from(c.n),
+                    _ => draws,
+                };
                 let all = draws * draws.saturating_sub(1) / 2;
                 let each = match recipe.pairs.select.as_str() {
                     "adjacent" => draws.saturating_sub(1),
@@ -130,7 +145,10 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
 
 #[cfg(feature = "remote")]
 fn price(recipe: &Recipe, model: &str, prompt: u64, generated: u64) -> Option<f64> {
-    let price = recipe.models.get(model)?.price.as_ref()?;
+    let price = match recipe.models.get(model)? {
+        crate::recipe::ModelSource::Endpoint(config) => config.price.as_ref()?,
+        crate::recipe::ModelSource::Folder(_) => return Some(0.0),
+    };
     Some(
         (prompt as f64 * price.prompt_usd_per_mtok
             + generated as f64 * price.completion_usd_per_mtok)

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
+#[cfg(feature = "local")]
+use crate::stages::evaluate::EvaluateConfig;
+#[cfg(feature = "local")]
+use crate::train::{DpoConfig, PpoConfig, RewardConfig, SftConfig};
 #[cfg(feature = "remote")]
 use rlaif_client::EndpointConfig;
 
@@ -34,6 +38,58 @@ pub enum Compare {
     Revision,
     /// Candidates of one prompt with each other.
     Candidates,
+    /// Candidates of the fine-tuned policy with each other.
+    SftCandidates,
+}
+
+/// How the policy is optimized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Algorithm {
+    /// Against a reward model.
+    Ppo,
+    /// On the preferences directly.
+    Dpo,
+}
+
+impl Algorithm {
+    /// Its stage, and the name of the policy that the stage writes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Algorithm::Ppo => "ppo",
+            Algorithm::Dpo => "dpo",
+        }
+    }
+}
+
+/// Where a model of a recipe comes from.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ModelSource {
+    /// A Hugging Face folder, run in memory.
+    Folder(PathBuf),
+    /// An endpoint.
+    #[cfg(feature = "remote")]
+    Endpoint(EndpointConfig),
+}
+
+/// `[models.NAME]` for a model in memory.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FolderTable {
+    folder: PathBuf,
+}
+
+/// One place of a recipe that names a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelUse<'a> {
+    /// The table.
+    pub table: &'static str,
+    /// The key in it.
+    pub key: &'static str,
+    /// The model's name: of a `[models.…]` table, or of the stage that writes it.
+    pub name: &'a str,
 }
 
 /// Which pairs are judged.
@@ -90,19 +146,37 @@ pub struct Recipe {
     pub concurrency: usize,
     /// Share of rows that may fail, in [0, 1].
     pub max_failed: f64,
+    /// Which of `[ppo]` and `[dpo]` is run; absent: the one that there is.
+    pub algorithm: Option<Algorithm>,
     /// Models by name.
-    #[cfg(feature = "remote")]
-    pub models: BTreeMap<String, EndpointConfig>,
+    pub models: BTreeMap<String, ModelSource>,
     /// `[candidates]`.
     pub candidates: Option<CandidatesConfig>,
     /// `[critique]`.
     pub critique: Option<CritiqueConfig>,
     /// `[revise]`.
     pub revise: Option<ReviseConfig>,
+    /// `[sft]`.
+    #[cfg(feature = "local")]
+    pub sft: Option<SftConfig>,
+    /// `[sft_candidates]`.
+    pub sft_candidates: Option<CandidatesConfig>,
     /// `[pairs]`.
     pub pairs: PairsConfig,
     /// `[judge]`.
     pub judge: Option<JudgeConfig>,
+    /// `[reward]`.
+    #[cfg(feature = "local")]
+    pub reward: Option<RewardConfig>,
+    /// `[ppo]`.
+    #[cfg(feature = "local")]
+    pub ppo: Option<PpoConfig>,
+    /// `[dpo]`.
+    #[cfg(feature = "local")]
+    pub dpo: Option<DpoConfig>,
+    /// `[evaluate]`.
+    #[cfg(feature = "local")]
+    pub evaluate: Option<EvaluateConfig>,
     /// `[export]`.
     pub export: Option<ExportConfig>,
 }
@@ -119,7 +193,18 @@ struct Head {
     concurrency: usize,
     #[serde(default = "one_percent")]
     max_failed: f64,
+    algorithm: Option<Algorithm>,
 }
+
+const HEADS: [&str; 7] = [
+    "seed",
+    "constitution",
+    "prompts",
+    "limit",
+    "concurrency",
+    "max_failed",
+    "algorithm",
+];
 
 fn sixteen() -> usize {
     16
@@ -129,15 +214,24 @@ fn one_percent() -> f64 {
     0.01
 }
 
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 13] = [
     "models",
     "candidates",
     "critique",
     "revise",
+    "sft",
+    "sft_candidates",
     "pairs",
     "judge",
+    "reward",
+    "ppo",
+    "dpo",
+    "evaluate",
     "export",
 ];
+
+/// Stages that write a model, which later tables name by the stage.
+const WRITERS: [&str; 4] = ["sft", "reward", "ppo", "dpo"];
 
 /// Collects faults while the parts of a recipe are read.
 struct Reader<'a> {
@@ -170,14 +264,34 @@ impl Reader<'_> {
 
     /// Reads one table; each unknown key is a fault of its own and is then left out, so that the
     /// faults behind it are found as well.
-    fn read<T: DeserializeOwned>(&mut self, at: &[&str], mut table: toml::Table) -> Option<T> {
+    fn read<T>(&mut self, at: &[&str], table: toml::Table) -> Option<T>
+    where
+        T: DeserializeOwned + Default + Serialize,
+    {
+        // Of a table made of several parts serde does not list the keys; the defaults do.
+        let all = serde_json::to_value(T::default()).unwrap_or_default();
+        let keys: Vec<String> = all
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.read_as(at, table, &keys)
+    }
+
+    fn read_as<T: DeserializeOwned>(
+        &mut self,
+        at: &[&str],
+        mut table: toml::Table,
+        keys: &[String],
+    ) -> Option<T> {
         loop {
             let error = match T::deserialize(toml::Value::Table(table.clone())) {
                 Ok(value) => return Some(value),
                 Err(error) => error,
             };
             let message = error.message().to_owned();
-            let Some((unknown, known)) = unknown_field(&message) else {
+            let Some((unknown, mut known)) = unknown_field(&message) else {
                 let (path, message) = self.locate(at, &table, &message);
                 let path: Vec<&str> = path.iter().map(String::as_str).collect();
                 self.fault(&path, message, None);
@@ -188,6 +302,9 @@ impl Reader<'_> {
                 self.fault(at, message, None);
                 return None;
             }
+            if known.is_empty() {
+                known.extend_from_slice(keys);
+            }
             let help = nearest(&unknown, &known);
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
             self.fault(
@@ -195,6 +312,89 @@ impl Reader<'_> {
                 format!("unknown key `{}`", path.join(".")),
                 Some(help),
             );
+        }
+    }
+
+    /// The keys above all tables. They have no defaults to list, but `Head` is one struct, whose
+    /// keys serde lists.
+    fn read_head(&mut self, table: toml::Table) -> Option<Head> {
+        match Head::deserialize(toml::Value::Table(table.clone())) {
+            Ok(head) => Some(head),
+            Err(error) => {
+                let (path, message) = self.locate(&[], &table, error.message());
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                self.fault(&path, message, None);
+                None
+            }
+        }
+    }
+
+    fn models(&mut self, tables: toml::Table, folder: &Path) -> BTreeMap<String, ModelSource> {
+        let mut models = BTreeMap::new();
+        for (name, value) in tables {
+            let toml::Value::Table(inner) = value else {
+                self.fault(
+                    &["models", &name],
+                    format!("`models.{name}` must be a table"),
+                    Some(format!(
+                        "write `[models.{name}]` with `url = \"…\"` or `folder = \"…\"`"
+                    )),
+                );
+                continue;
+            };
+            let at = ["models", name.as_str()];
+            let source = if inner.contains_key("folder") || !cfg!(feature = "remote") {
+                let table: Option<FolderTable> = self.read(&at, inner);
+                table.map(|t| ModelSource::Folder(folder.join(t.folder)))
+            } else {
+                self.endpoint(&at, inner)
+            };
+            models.extend(source.map(|s| (name, s)));
+        }
+        models
+    }
+
+    #[cfg(feature = "remote")]
+    fn endpoint(&mut self, at: &[&str], table: toml::Table) -> Option<ModelSource> {
+        self.read_as(at, table, &[]).map(ModelSource::Endpoint)
+    }
+
+    #[cfg(not(feature = "remote"))]
+    fn endpoint(&mut self, _: &[&str], _: toml::Table) -> Option<ModelSource> {
+        None
+    }
+
+    /// Reads the table of a stage into its place.
+    fn stage(&mut self, recipe: &mut Recipe, name: &'static str, table: toml::Table) {
+        let at = [name];
+        match name {
+            "candidates" => recipe.candidates = self.read(&at, table),
+            "critique" => recipe.critique = self.read(&at, table),
+            "revise" => recipe.revise = self.read(&at, table),
+            "sft_candidates" => {
+                let mut table = table;
+                let own = toml::Value::String("sft".into());
+                table.entry("model").or_insert(own);
+                recipe.sft_candidates = self.read(&at, table);
+            }
+            "pairs" => recipe.pairs = self.read(&at, table).unwrap_or_default(),
+            "judge" => recipe.judge = self.read(&at, table),
+            "export" => recipe.export = self.read(&at, table),
+            #[cfg(feature = "local")]
+            "sft" => recipe.sft = self.read(&at, table),
+            #[cfg(feature = "local")]
+            "reward" => recipe.reward = self.read(&at, table),
+            #[cfg(feature = "local")]
+            "ppo" => recipe.ppo = self.read(&at, table),
+            #[cfg(feature = "local")]
+            "dpo" => recipe.dpo = self.read(&at, table),
+            #[cfg(feature = "local")]
+            "evaluate" => recipe.evaluate = self.read(&at, table),
+            other => self.fault(
+                &at,
+                format!("`[{other}]` needs models in memory, which this build does not run"),
+                Some("build with `--features local`".into()),
+            ),
         }
     }
 
@@ -377,22 +577,14 @@ impl Recipe {
             }
         }
         // A table whose name is unknown: its nearest name is among the tables too.
-        let heads = [
-            "seed",
-            "constitution",
-            "prompts",
-            "limit",
-            "concurrency",
-            "max_failed",
-        ];
         let unknown: Vec<String> = table
             .keys()
-            .filter(|k| !heads.contains(&k.as_str()))
+            .filter(|k| !HEADS.contains(&k.as_str()))
             .cloned()
             .collect();
         for key in unknown {
             table.remove(&key);
-            let known: Vec<String> = heads
+            let known: Vec<String> = HEADS
                 .iter()
                 .chain(&TABLES)
                 .map(|s| (*s).to_owned())
@@ -403,70 +595,138 @@ impl Recipe {
                 Some(nearest(&key, &known)),
             );
         }
-        let head: Option<Head> = reader.read(&[], table);
-        #[cfg(feature = "remote")]
-        let mut models = BTreeMap::new();
-        for (name, value) in tables.remove("models").unwrap_or_default() {
-            let toml::Value::Table(inner) = value else {
-                reader.fault(
-                    &["models", &name],
-                    format!("`models.{name}` must be a table"),
-                    Some(format!("write `[models.{name}]` with `url = \"…\"`")),
-                );
-                continue;
-            };
-            #[cfg(feature = "remote")]
-            if let Some(config) = reader.read::<EndpointConfig>(&["models", &name], inner) {
-                models.insert(name, config);
+        let head: Option<Head> = reader.read_head(table);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let before = reader.faults.len();
+        let models = reader.models(tables.remove("models").unwrap_or_default(), folder);
+        let mut recipe = Recipe {
+            models,
+            ..Recipe::new(PathBuf::new(), PathBuf::new())
+        };
+        for (name, table) in tables {
+            reader.stage(&mut recipe, name, table);
+        }
+        let tables_are_whole = reader.faults.len() == before;
+        let head = head?;
+        recipe.path = path.to_path_buf();
+        recipe.seed = head.seed;
+        recipe.constitution = resolve(folder, head.constitution);
+        recipe.prompts = resolve(folder, head.prompts);
+        recipe.limit = head.limit;
+        recipe.concurrency = head.concurrency;
+        recipe.max_failed = head.max_failed;
+        recipe.algorithm = head.algorithm;
+        #[cfg(feature = "local")]
+        {
+            let files = [
+                recipe.sft.as_mut().and_then(|c| c.helpful_file.as_mut()),
+                recipe.evaluate.as_mut().and_then(|c| c.prompts.as_mut()),
+            ];
+            for file in files.into_iter().flatten() {
+                *file = folder.join(&*file);
             }
         }
-        let mut stage = |name: &'static str| tables.remove(name).map(|t| (name, t));
-        let parts = [
-            stage("candidates"),
-            stage("critique"),
-            stage("revise"),
-            stage("pairs"),
-            stage("judge"),
-            stage("export"),
-        ];
-        let [candidates, critique, revise, pairs, judge, export] = parts;
-        let before = reader.faults.len();
-        let candidates: Option<CandidatesConfig> =
-            candidates.and_then(|(n, t)| reader.read(&[n], t));
-        let critique: Option<CritiqueConfig> = critique.and_then(|(n, t)| reader.read(&[n], t));
-        let revise: Option<ReviseConfig> = revise.and_then(|(n, t)| reader.read(&[n], t));
-        let pairs: Option<PairsConfig> = pairs.and_then(|(n, t)| reader.read(&[n], t));
-        let judge: Option<JudgeConfig> = judge.and_then(|(n, t)| reader.read(&[n], t));
-        let export: Option<ExportConfig> = export.and_then(|(n, t)| reader.read(&[n], t));
-        let tables_are_whole = reader.faults.len() == before;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let head = head?;
-        let recipe = Recipe {
-            path: path.to_path_buf(),
-            text: String::new(),
-            seed: head.seed,
-            constitution: resolve(folder, head.constitution),
-            prompts: resolve(folder, head.prompts),
-            limit: head.limit,
-            concurrency: head.concurrency,
-            max_failed: head.max_failed,
-            #[cfg(feature = "remote")]
-            models,
-            candidates,
-            critique,
-            revise,
-            pairs: pairs.unwrap_or_default(),
-            judge,
-            export,
-        };
         if tables_are_whole {
-            recipe.check(reader);
+            for Found {
+                path,
+                message,
+                help,
+            } in recipe.check()
+            {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                reader.fault(&path, message, help);
+            }
         }
         Some(recipe)
     }
 
+    /// A recipe without a stage, at the defaults, for building one in code.
+    #[must_use]
+    pub fn new(constitution: PathBuf, prompts: PathBuf) -> Self {
+        Recipe {
+            path: PathBuf::new(),
+            text: String::new(),
+            seed: 0,
+            constitution,
+            prompts,
+            limit: None,
+            concurrency: sixteen(),
+            max_failed: one_percent(),
+            algorithm: None,
+            models: BTreeMap::new(),
+            candidates: None,
+            critique: None,
+            revise: None,
+            #[cfg(feature = "local")]
+            sft: None,
+            sft_candidates: None,
+            pairs: PairsConfig::default(),
+            judge: None,
+            #[cfg(feature = "local")]
+            reward: None,
+            #[cfg(feature = "local")]
+            ppo: None,
+            #[cfg(feature = "local")]
+            dpo: None,
+            #[cfg(feature = "local")]
+            evaluate: None,
+            export: None,
+        }
+    }
+
+    /// Checks a recipe built in code, as one that was read is checked.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] with every fault.
+    pub fn checked(self) -> Result<Self, Error> {
+        let without_place = |found: Found| Fault {
+            message: found.message,
+            span: None,
+            help: found.help,
+        };
+        let faults: Vec<Fault> = self.check().into_iter().map(without_place).collect();
+        if faults.is_empty() {
+            return Ok(self);
+        }
+        Err(Error::Recipe {
+            path: self.path,
+            text: self.text,
+            faults,
+        })
+    }
+
+    /// Which policy optimization is run.
+    #[must_use]
+    pub fn optimizes_by(&self) -> Option<Algorithm> {
+        let tables = [
+            (Algorithm::Ppo, self.has("ppo")),
+            (Algorithm::Dpo, self.has("dpo")),
+        ];
+        let there = tables.into_iter().filter(|(_, there)| *there);
+        there
+            .map(|(a, _)| a)
+            .find(|a| self.algorithm.is_none_or(|wanted| wanted == *a))
+    }
+
+    /// Whether a stage that writes a model is in the recipe.
+    fn has(&self, stage: &str) -> bool {
+        #[cfg(feature = "local")]
+        match stage {
+            "sft" => return self.sft.is_some(),
+            "reward" => return self.reward.is_some(),
+            "ppo" => return self.ppo.is_some(),
+            "dpo" => return self.dpo.is_some(),
+            _ => {}
+        }
+        let _ = stage;
+        false
+    }
+
     /// Checks what the types do not: ranges, and names that must exist.
-    fn check(&self, reader: &mut Reader<'_>) {
+    fn check(&self) -> Vec<Found> {
+        let mut reader = Faults(Vec::new());
+        self.check_models(&mut reader);
+        self.check_training(&mut reader);
         if self.concurrency == 0 {
             reader.fault(
                 &["concurrency"],
@@ -482,22 +742,6 @@ impl Recipe {
                 None,
             );
         }
-        #[cfg(feature = "remote")]
-        for (table, model) in self.models_used() {
-            if !self.models.contains_key(model) {
-                let known: Vec<String> = self.models.keys().cloned().collect();
-                let help = if known.is_empty() {
-                    format!("add a table `[models.{model}]` with `url = \"http://…/v1#name\"`")
-                } else {
-                    nearest(model, &known)
-                };
-                reader.fault(
-                    &[table, "model"],
-                    format!("`{table}` uses the model `{model}`, which no `[models.…]` defines"),
-                    Some(help),
-                );
-            }
-        }
         let mut samplings = Vec::new();
         if let Some(c) = &self.candidates {
             samplings.push(("candidates", &c.sampling));
@@ -508,11 +752,32 @@ impl Recipe {
                     None,
                 );
             }
-            if self.judge.is_some() && self.pairs.compare == Compare::Candidates && c.n < 2 {
+        }
+        let compared = match self.pairs.compare {
+            Compare::Revision => None,
+            Compare::Candidates => Some(("candidates", &self.candidates)),
+            Compare::SftCandidates => Some(("sft_candidates", &self.sft_candidates)),
+        };
+        match compared.filter(|_| self.judge.is_some()) {
+            Some((table, Some(c))) if c.n < 2 => reader.fault(
+                &[table, "n"],
+                format!("comparing candidates needs `{table}.n` of at least 2"),
+                None,
+            ),
+            Some((table, None)) => reader.fault(
+                &["pairs", "compare"],
+                format!("`pairs.compare` is `{table}`, but there is no `[{table}]` table"),
+                Some(format!("add `[{table}]`, or compare something else")),
+            ),
+            _ => {}
+        }
+        if let Some(c) = &self.sft_candidates {
+            samplings.push(("sft_candidates", &c.sampling));
+            if self.pairs.compare != Compare::SftCandidates {
                 reader.fault(
-                    &["candidates", "n"],
-                    "comparing candidates needs `candidates.n` of at least 2".into(),
-                    None,
+                    &["sft_candidates"],
+                    "`[sft_candidates]` are sampled but not compared".into(),
+                    Some("write `[pairs]` with `compare = \"sft_candidates\"`".into()),
                 );
             }
         }
@@ -585,25 +850,224 @@ impl Recipe {
                 reader.fault(&["export", "to"], format!("`export.to`: {e}"), None);
             }
         }
+        reader.0
     }
 
-    /// Which table uses which model.
+    /// Every place that names a model, in the order of the stages.
     #[must_use]
-    pub fn models_used(&self) -> Vec<(&'static str, &str)> {
+    pub fn models_used(&self) -> Vec<ModelUse<'_>> {
         let mut used = Vec::new();
+        let mut add = |table, key, name| used.push(ModelUse { table, key, name });
         if let Some(c) = &self.candidates {
-            used.push(("candidates", c.model.as_str()));
+            add("candidates", "model", c.model.as_str());
         }
         if let Some(c) = &self.critique {
-            used.push(("critique", c.model.as_str()));
+            add("critique", "model", &c.model);
         }
         if let Some(c) = &self.revise {
-            used.push(("revise", c.model.as_str()));
+            add("revise", "model", &c.model);
+        }
+        #[cfg(feature = "local")]
+        if let Some(c) = &self.sft {
+            add("sft", "base", &c.base);
+        }
+        if let Some(c) = &self.sft_candidates {
+            add("sft_candidates", "model", &c.model);
         }
         if let Some(c) = &self.judge {
-            used.push(("judge", c.model.as_str()));
+            add("judge", "model", &c.model);
+        }
+        #[cfg(feature = "local")]
+        {
+            if let Some(c) = &self.reward {
+                add("reward", "base", &c.base);
+            }
+            let by = self.optimizes_by();
+            if let Some(c) = self.ppo.as_ref().filter(|_| by == Some(Algorithm::Ppo)) {
+                add("ppo", "base", &c.base);
+                add("ppo", "reward", &c.reward);
+            }
+            if let Some(c) = self.dpo.as_ref().filter(|_| by == Some(Algorithm::Dpo)) {
+                add("dpo", "base", &c.base);
+            }
         }
         used
+    }
+
+    fn check_models(&self, reader: &mut Faults) {
+        for name in self.models.keys() {
+            if WRITERS.contains(&name.as_str()) {
+                reader.fault(
+                    &["models", name],
+                    format!("`models.{name}` has the name of a stage that writes a model"),
+                    Some("give it another name".into()),
+                );
+            }
+        }
+        let place = |table: &str| TABLES.iter().position(|t| *t == table);
+        for ModelUse { table, key, name } in self.models_used() {
+            match self.models.get(name) {
+                Some(ModelSource::Folder(_)) => continue,
+                #[cfg(feature = "remote")]
+                Some(ModelSource::Endpoint(_)) if key == "model" => continue,
+                #[cfg(feature = "remote")]
+                Some(ModelSource::Endpoint(_)) => {
+                    reader.fault(
+                        &[table, key],
+                        format!(
+                            "`{table}.{key}` is the model `{name}`, which is an endpoint: only a \
+                             folder can be trained"
+                        ),
+                        Some(format!("write `[models.{name}]` with `folder = \"…\"`")),
+                    );
+                    continue;
+                }
+                None => {}
+            }
+            if self.has(name) && place(name) < place(table) {
+                continue;
+            }
+            let mut known: Vec<String> = self.models.keys().cloned().collect();
+            let written = WRITERS.iter().filter(|w| self.has(w));
+            known.extend(
+                written
+                    .filter(|w| place(w) < place(table))
+                    .map(|w| (*w).to_owned()),
+            );
+            let help = if known.is_empty() {
+                format!(
+                    "add a table `[models.{name}]` with `url = \"http://…/v1#name\"` or \
+                     `folder = \"…\"`"
+                )
+            } else {
+                nearest(name, &known)
+            };
+            reader.fault(
+                &[table, key],
+                format!("`{table}` uses the model `{name}`, which no `[models.…]` defines"),
+                Some(help),
+            );
+        }
+    }
+
+    #[cfg(not(feature = "local"))]
+    fn check_training(&self, _: &mut Faults) {}
+
+    #[cfg(feature = "local")]
+    fn check_training(&self, reader: &mut Faults) {
+        match (self.algorithm, self.ppo.is_some(), self.dpo.is_some()) {
+            (None, true, true) => reader.fault(
+                &["dpo"],
+                "there are tables `[ppo]` and `[dpo]`".into(),
+                Some("say which by `algorithm = \"ppo\"` or `\"dpo\"` at the top".into()),
+            ),
+            (Some(a), ppo, dpo)
+                if (a == Algorithm::Ppo && !ppo) || (a == Algorithm::Dpo && !dpo) =>
+            {
+                let name = a.as_str();
+                reader.fault(
+                    &["algorithm"],
+                    format!("`algorithm` is `{name}`, but there is no `[{name}]` table"),
+                    Some(format!("add `[{name}]`")),
+                );
+            }
+            _ => {}
+        }
+        let labels = self.judge.is_some();
+        for (table, there, needed, has) in [
+            ("sft", self.sft.is_some(), "[revise]", self.revise.is_some()),
+            ("reward", self.reward.is_some(), "[judge]", labels),
+            ("dpo", self.dpo.is_some(), "[judge]", labels),
+            (
+                "evaluate",
+                self.evaluate.is_some(),
+                "[sft]`, `[ppo]` or `[dpo]",
+                self.sft.is_some() || self.optimizes_by().is_some(),
+            ),
+        ] {
+            if there && !has {
+                reader.fault(
+                    &[table],
+                    format!("`[{table}]` needs what `{needed}` makes"),
+                    Some(format!("add a `{needed}` table")),
+                );
+            }
+        }
+        if let Some(c) = &self.sft
+            && !(0.0..1.0).contains(&c.helpful_share)
+        {
+            let message = format!(
+                "`sft.helpful_share` must be in [0, 1), got `{}`",
+                c.helpful_share
+            );
+            reader.fault(&["sft", "helpful_share"], message, None);
+        }
+        let tunes = [
+            ("sft", self.sft.as_ref().map(|c| &c.tune)),
+            ("reward", self.reward.as_ref().map(|c| &c.tune)),
+            ("dpo", self.dpo.as_ref().map(|c| &c.tune)),
+        ];
+        for (table, tune) in tunes {
+            let Some(t) = tune else { continue };
+            let rate = t.learning_rate.is_none_or(|r| r > 0.0 && r.is_finite());
+            for (key, holds, wanted) in [
+                ("learning_rate", rate, "above 0"),
+                ("batch_size", t.batch_size > 0, "at least 1"),
+                ("num_train_epochs", t.num_train_epochs > 0.0, "above 0"),
+                ("max_length", t.max_length > 1, "at least 2"),
+                ("lora", t.lora != Some(0), "at least 1"),
+                (
+                    "warmup_ratio",
+                    (0.0..=1.0).contains(&t.warmup_ratio),
+                    "in [0, 1]",
+                ),
+            ] {
+                if !holds {
+                    let message = format!("`{table}.{key}` must be {wanted}");
+                    reader.fault(&[table, key], message, None);
+                }
+            }
+        }
+        if let Some(p) = self.ppo.as_ref().map(|c| &c.algorithm) {
+            for (key, holds, wanted) in [
+                ("learning_rate", p.learning_rate > 0.0, "above 0"),
+                ("batch_size", p.batch_size > 0, "at least 1"),
+                (
+                    "total_episodes",
+                    p.total_episodes >= p.batch_size,
+                    "at least `ppo.batch_size`",
+                ),
+                ("temperature", p.temperature > 0.0, "above 0"),
+                ("response_length", p.response_length > 0, "at least 1"),
+                ("kl_coef", p.kl_coef >= 0.0, "at least 0"),
+                ("kl_budget", p.kl_budget.is_none_or(|b| b > 0.0), "above 0"),
+                ("target_kl", p.target_kl.is_none_or(|t| t > 0.0), "above 0"),
+            ] {
+                if !holds {
+                    reader.fault(&["ppo", key], format!("`ppo.{key}` must be {wanted}"), None);
+                }
+            }
+        }
+    }
+}
+
+/// A fault by the key that it is about.
+struct Found {
+    path: Vec<String>,
+    message: String,
+    help: Option<String>,
+}
+
+/// Faults found after reading.
+struct Faults(Vec<Found>);
+
+impl Faults {
+    fn fault(&mut self, path: &[&str], message: String, help: Option<String>) {
+        self.0.push(Found {
+            path: path.iter().map(|p| (*p).to_owned()).collect(),
+            message,
+            help,
+        });
     }
 }
 

@@ -2,94 +2,12 @@
 #![cfg(feature = "local")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod common;
 
-use serde_json::{Value, json};
+use std::process::{Command, Stdio};
 
-struct Bench {
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    /// A folder with a model whose words are `w3` to `w82`, and files of rows.
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let model = dir.path().join("model");
-        std::fs::create_dir(&model).unwrap();
-        let golden =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-engine/tests/golden/tied");
-        for name in ["config.json", "model.safetensors"] {
-            std::fs::copy(golden.join(name), model.join(name)).unwrap();
-        }
-        let vocab: serde_json::Map<String, Value> = (0..83)
-            .map(|i| {
-                (
-                    ["<pad>", "<s>", "</s>"]
-                        .get(i)
-                        .map_or(format!("w{i}"), ToString::to_string),
-                    json!(i),
-                )
-            })
-            .collect();
-        let added: Vec<Value> = ["<pad>", "<s>", "</s>"]
-            .iter()
-            .enumerate()
-            .map(|(i, t)| {
-                json!({"id": i, "content": t, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true})
-            })
-            .collect();
-        let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null,
-            "added_tokens": added, "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"},
-            "post_processor": null, "decoder": null,
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w3"}});
-        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let template = "{% for m in messages %}<s> {{ m.content }} {% if m.role == 'assistant' %}</s> {% endif %}{% endfor %}{% if add_generation_prompt %}<s>{% endif %}";
-        std::fs::write(model.join("chat_template.jinja"), template).unwrap();
-        let rows: Vec<String> = (0..60)
-            .map(|i| {
-                // What is chosen speaks of w10 to w19, what is rejected of w40 to w49.
-                let words = |base: usize| (0..4 + i % 5).map(|t| format!("w{}", base + (i + t * 3) % 10)).collect::<Vec<_>>().join(" ");
-                json!({"prompt": format!("w{} w{}", 20 + i % 20, 50 + i % 30), "chosen": words(10), "rejected": words(40)}).to_string()
-            })
-            .collect();
-        std::fs::write(dir.path().join("pairs.jsonl"), rows.join("\n")).unwrap();
-        Bench { dir }
-    }
-
-    fn command(&self, args: &str) -> Command {
-        let mut c = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-        c.current_dir(self.dir.path()).args(args.split_whitespace());
-        c
-    }
-
-    fn run(&self, args: &str) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    fn json(&self, args: &str) -> Value {
-        let out = self.run(&format!("{args} --json"));
-        assert!(
-            out.status.success(),
-            "{}",
-            String::from_utf8_lossy(&out.stderr)
-        );
-        serde_json::from_slice(&out.stdout).unwrap()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn lines(&self, name: &str) -> Vec<Value> {
-        std::fs::read_to_string(self.path(name))
-            .unwrap()
-            .lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect()
-    }
-}
+use common::Bench;
+use serde_json::Value;
 
 #[test]
 fn sample_gives_the_same_for_a_seed_and_score_confirms_its_logprobs() {
@@ -221,6 +139,50 @@ fn a_stopped_training_run_goes_on_exactly() {
         .run("ppo pairs.jsonl --base model --kl-coef 0.5 --reward-command ./reward.sh --out parts");
     assert_eq!(other.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&other.stderr).contains("other settings"));
+}
+
+/// Killed without warning inside PPO, several times, a run ends with the bits of an undisturbed
+/// one, the policy that its KL budget chooses included.
+#[test]
+fn a_killed_ppo_goes_on_exactly() {
+    let b = Bench::new();
+    let reward = "while IFS= read -r l; do echo \"{\\\"score\\\": $(( ${#l} % 7 ))}\"; done";
+    std::fs::write(b.path("fast.sh"), reward).unwrap();
+    std::fs::write(b.path("slow.sh"), format!("sleep 0.15; {reward}")).unwrap();
+    let args = "ppo pairs.jsonl --base model --total-episodes 2560 --batch-size 32 --response-length 8 --learning-rate 3e-5 --kl-coef 0 --kl-budget 0.3 --save-secs 0 --out";
+    let ppo = |out: &str, script: &str| {
+        let mut c = b.command(&format!("{args} {out} --reward-command"));
+        c.arg(format!("sh {script}")).stderr(Stdio::null());
+        c
+    };
+    // The identity holds the command: one name for both speeds.
+    std::fs::copy(b.path("fast.sh"), b.path("reward.sh")).unwrap();
+    assert!(ppo("whole", "reward.sh").status().unwrap().success());
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(b.path("whole/summary.json")).unwrap()).unwrap();
+    assert!(summary["kept"]["kl"].as_f64().unwrap() <= 0.3, "{summary}");
+    assert_eq!(summary["stopped_by_kl"], true, "{summary}");
+    assert!(summary["iterations"].as_u64().unwrap() > 10, "{summary}");
+    std::fs::copy(b.path("slow.sh"), b.path("reward.sh")).unwrap();
+    let mut kills = 0;
+    for ms in [300, 600, 450] {
+        let mut child = ppo("parts", "reward.sh").spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(ms));
+        kills += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(kills > 0 && !b.path("parts/summary.json").exists());
+    assert!(
+        b.path("parts/checkpoint.json").exists(),
+        "no kill came after a checkpoint"
+    );
+    std::fs::copy(b.path("fast.sh"), b.path("reward.sh")).unwrap();
+    assert!(ppo("parts", "reward.sh").status().unwrap().success());
+    for name in ["log.jsonl", "rollouts.jsonl", "model.safetensors"] {
+        let read = |folder: &str| std::fs::read(b.path(folder).join(name)).unwrap();
+        assert!(read("whole") == read("parts"), "{name} differs");
+    }
 }
 
 #[test]

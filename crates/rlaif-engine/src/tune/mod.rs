@@ -25,6 +25,9 @@ pub use lora::{Adapter, LoraConfig};
 use ops::{Attention, linear, linear_dw, linear_dx, rms_norm_back, silu_mul_back};
 pub use optim::AdamW;
 
+const WEIGHTS: &str = "weights.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
 /// Packed rows of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
@@ -88,6 +91,27 @@ pub struct Tuner {
     grads: Grads,
     optimizer: AdamW,
     rope: Rope,
+}
+
+/// What training changes, as it was at some step.
+#[derive(Clone)]
+pub struct Parameters {
+    weights: Arc<Weights>,
+    adapter: Option<Adapter>,
+}
+
+impl Parameters {
+    /// Writes them as one safetensors file; [`Tuner::read_parameters`] reads it.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), EngineError> {
+        let named = match &self.adapter {
+            Some(a) => a.named(),
+            None => self.weights.named(),
+        };
+        write_tensors(path, &named, false)
+    }
 }
 
 /// Gradients: of every weight, or of the adapter.
@@ -182,32 +206,34 @@ impl Tuner {
         Ok(self.pass_with(weights, batch, false, false)?.0)
     }
 
-    /// Writes what training changed, and the optimizer's moments, into a checkpoint folder.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub fn save_state(&self, folder: &Path) -> Result<(), EngineError> {
-        let named = match &self.adapter {
-            Some(a) => a.named(),
-            None => self.weights.named(),
-        };
-        write_tensors(&folder.join("weights.safetensors"), &named, false)?;
-        self.optimizer.write(&folder.join("optimizer.safetensors"))
+    /// The parameters as they are: a view of the weights, which the next step copies.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters {
+            weights: Arc::clone(&self.weights),
+            adapter: self.adapter.clone(),
+        }
     }
 
-    /// Reads what [`Tuner::save_state`] wrote: training goes on with the same bits.
+    /// Goes back to parameters that this tuner had; the optimizer's moments stay.
+    pub fn set_parameters(&mut self, parameters: &Parameters) {
+        self.weights = Arc::clone(&parameters.weights);
+        self.adapter.clone_from(&parameters.adapter);
+    }
+
+    /// Reads what [`Parameters::write`] wrote.
     ///
     /// # Errors
     /// A file that is missing, corrupt or of another model.
-    pub fn restore(&mut self, folder: &Path) -> Result<(), EngineError> {
-        let path = folder.join("weights.safetensors");
-        let bytes = std::fs::read(&path).map_err(EngineError::io("read", &path))?;
+    pub fn read_parameters(&self, path: &Path) -> Result<Parameters, EngineError> {
+        let bytes = std::fs::read(path).map_err(EngineError::io("read", path))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| {
-            EngineError::format(&path, format!("is not a complete checkpoint ({e})"))
+            EngineError::format(path, format!("is not a complete checkpoint ({e})"))
         })?;
-        let tensors = match &mut self.adapter {
+        let mut parameters = self.parameters();
+        let tensors = match &mut parameters.adapter {
             Some(a) => a.tensors(),
-            None => optim::tensors(Arc::make_mut(&mut self.weights)),
+            None => optim::tensors(Arc::make_mut(&mut parameters.weights)),
         };
         for t in tensors {
             let data = file
@@ -216,11 +242,30 @@ impl Tuner {
                 .and_then(|v| crate::weights::to_f32(&v))
                 .filter(|d| d.len() == t.data.len())
                 .ok_or_else(|| {
-                    EngineError::format(&path, format!("does not hold `{}` of this model", t.name))
+                    EngineError::format(path, format!("does not hold `{}` of this model", t.name))
                 })?;
             t.data.copy_from_slice(&data);
         }
-        self.optimizer.read(&folder.join("optimizer.safetensors"))
+        Ok(parameters)
+    }
+
+    /// Writes what training changed, and the optimizer's moments, into a checkpoint folder.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save_state(&self, folder: &Path) -> Result<(), EngineError> {
+        self.parameters().write(&folder.join(WEIGHTS))?;
+        self.optimizer.write(&folder.join(OPTIMIZER))
+    }
+
+    /// Reads what [`Tuner::save_state`] wrote: training goes on with the same bits.
+    ///
+    /// # Errors
+    /// A file that is missing, corrupt or of another model.
+    pub fn restore(&mut self, folder: &Path) -> Result<(), EngineError> {
+        let parameters = self.read_parameters(&folder.join(WEIGHTS))?;
+        self.set_parameters(&parameters);
+        self.optimizer.read(&folder.join(OPTIMIZER))
     }
 
     fn check(&self, batch: &Batch<'_>) -> Result<(), EngineError> {

@@ -8,17 +8,15 @@ use clap::Args;
 use rlaif::error::Error;
 use rlaif::progress::Progress;
 use rlaif::rows::{Ended, RunOptions, Stop, check_failed, for_each_row, row_key};
+use rlaif::train::RewardModel;
 use rlaif_core::dataset;
 use rlaif_core::export::write_rows;
 use rlaif_core::rowlog::RowLog;
-use rlaif_core::run::sha256_file;
 use rlaif_core::{
     CallContext, Cost, Finish, ItemId, LanguageModel, Message, ModelError, Outcome, SampleRequest,
     Sampling, seed,
 };
-use rlaif_engine::{
-    Inference, Job, LlamaConfig, LocalModel, Options, Scheduler, Sequence, Tokenizer, Weights,
-};
+use rlaif_engine::{Job, LlamaConfig, LocalModel, Options, Scheduler, Tokenizer, Weights};
 use rlaif_feedback::FeedbackError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -153,7 +151,7 @@ pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
         stop: args.stop.clone(),
     };
     let run_seed = global.seed.unwrap_or(0);
-    let identity = identity(&args.model)?;
+    let identity = rlaif::local::fingerprint(&args.model)?;
     let settings = json!([sampling, args.num_samples, args.raw, run_seed]).to_string();
     let items: Vec<(String, &dataset::Row)> = rows
         .iter()
@@ -289,52 +287,12 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
             "give a column `completion`, `completions`, or `chosen` and `rejected`",
         ));
     }
-    let config = LlamaConfig::read(&args.model)?;
-    let tokenizer = Tokenizer::read(&args.model)?;
-    let weights = Arc::new(Weights::read(&args.model, &config)?);
-    let model = Arc::new(Inference::new(&config, &weights, config.max_positions));
     progress.start("score", rows.len(), 0);
-    let mut lines = Vec::with_capacity(rows.len());
-    let mut scheduler = Scheduler::new(Arc::clone(&model), options(args.cache_mib));
-    let mut cache = rlaif_engine::Cache::new(&config, args.cache_mib << 20);
-    for batch in rows.chunks(64) {
-        let mut jobs = Vec::new();
-        let mut rewards = Vec::new();
-        for row in batch {
-            for completion in &row.completions {
-                let (prompt, whole) =
-                    rlaif::local::conversation(&tokenizer, &config, &row.prompt.0, completion)?;
-                if config.scalar_head {
-                    rewards.push(reward(&model, &mut cache, &whole)?);
-                } else {
-                    jobs.push(Job::Score {
-                        continuation: whole[prompt..].to_vec(),
-                        prompt: whole[..prompt].to_vec(),
-                        first: Vec::new(),
-                    });
-                }
-            }
-        }
-        let scored = scheduler.run(jobs)?;
-        let (mut scored, mut rewards) = (scored.into_iter(), rewards.into_iter());
-        for row in batch {
-            let mut line = row.columns.clone();
-            let n = row.completions.len();
-            if config.scalar_head {
-                line.insert(
-                    "scores".into(),
-                    json!(rewards.by_ref().take(n).collect::<Vec<_>>()),
-                );
-            } else {
-                let all: Vec<_> = scored.by_ref().take(n).collect();
-                let sums: Vec<f32> = all.iter().map(|s| s.logprobs.iter().sum()).collect();
-                line.insert("logprob".into(), json!(sums));
-                insert_tokens(&mut line, &all);
-            }
-            lines.push(Value::Object(line));
-            progress.row(Outcome::Decided);
-        }
-    }
+    let lines = if LlamaConfig::read(&args.model)?.scalar_head {
+        rewards(args, &rows, &progress)?
+    } else {
+        logprobs(args, &rows, &progress)?
+    };
     progress.finish("score");
     write_rows(&args.out, &lines)?;
     let secs = begun.elapsed().as_secs_f64();
@@ -352,39 +310,91 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
     Ok(0)
 }
 
+/// Rows scored at a time: enough to fill the passes, few enough for progress to be seen.
+const SCORED_AT_ONCE: usize = 64;
+
+fn rewards(
+    args: &ScoreArgs,
+    rows: &[dataset::Row],
+    progress: &dyn Progress,
+) -> Result<Vec<Value>, Error> {
+    let model = RewardModel::open(&args.model, args.cache_mib << 20)?;
+    let mut lines = Vec::with_capacity(rows.len());
+    for batch in rows.chunks(SCORED_AT_ONCE) {
+        let asked: Vec<(&[Message], &str)> = batch
+            .iter()
+            .flat_map(|row| {
+                row.completions
+                    .iter()
+                    .map(|c| (row.prompt.0.as_slice(), c.as_str()))
+            })
+            .collect();
+        let mut scores = model.score(&asked).into_iter();
+        for row in batch {
+            let mut line = row.columns.clone();
+            let each: Result<Vec<f32>, String> =
+                scores.by_ref().take(row.completions.len()).collect();
+            let each = each.map_err(|e| {
+                Error::input(
+                    format!("{}:{}: {e}", args.input.display(), row.line),
+                    "shorten the row, or leave it out",
+                )
+            })?;
+            line.insert("scores".into(), json!(each));
+            lines.push(Value::Object(line));
+            progress.row(Outcome::Decided);
+        }
+    }
+    Ok(lines)
+}
+
+fn logprobs(
+    args: &ScoreArgs,
+    rows: &[dataset::Row],
+    progress: &dyn Progress,
+) -> Result<Vec<Value>, Error> {
+    let config = LlamaConfig::read(&args.model)?;
+    let tokenizer = Tokenizer::read(&args.model)?;
+    let weights = Arc::new(Weights::read(&args.model, &config)?);
+    let mut scheduler = Scheduler::of(
+        &config,
+        &weights,
+        config.max_positions,
+        options(args.cache_mib),
+    );
+    let mut lines = Vec::with_capacity(rows.len());
+    for batch in rows.chunks(SCORED_AT_ONCE) {
+        let mut jobs = Vec::new();
+        for row in batch {
+            for completion in &row.completions {
+                let (prompt, whole) =
+                    rlaif::local::conversation(&tokenizer, &config, &row.prompt.0, completion)?;
+                jobs.push(Job::Score {
+                    continuation: whole[prompt..].to_vec(),
+                    prompt: whole[..prompt].to_vec(),
+                    first: Vec::new(),
+                });
+            }
+        }
+        let mut scored = scheduler.run(jobs)?.into_iter();
+        for row in batch {
+            let mut line = row.columns.clone();
+            let all: Vec<_> = scored.by_ref().take(row.completions.len()).collect();
+            let sums: Vec<f32> = all.iter().map(|s| s.logprobs.iter().sum()).collect();
+            line.insert("logprob".into(), json!(sums));
+            insert_tokens(&mut line, &all);
+            lines.push(Value::Object(line));
+            progress.row(Outcome::Decided);
+        }
+    }
+    Ok(lines)
+}
+
 fn insert_tokens(line: &mut Map<String, Value>, all: &[rlaif_engine::Finished]) {
     let ids: Vec<_> = all.iter().map(|s| &s.ids).collect();
     let logprobs: Vec<_> = all.iter().map(|s| &s.logprobs).collect();
     line.insert("completion_ids".into(), json!(ids));
     line.insert("logprobs".into(), json!(logprobs));
-}
-
-/// The scalar head's output at the last token.
-fn reward(
-    model: &Inference,
-    cache: &mut rlaif_engine::Cache,
-    tokens: &[u32],
-) -> Result<f32, Error> {
-    let mut sequence = Sequence::default();
-    if !cache.reserve(&mut sequence, tokens.len()) {
-        return Err(Error::input(
-            format!(
-                "a row of {} tokens does not fit the memory budget",
-                tokens.len()
-            ),
-            "raise --cache-mib",
-        ));
-    }
-    let out = model.forward(
-        cache,
-        &mut [rlaif_engine::Work {
-            sequence: &mut sequence,
-            tokens,
-            want: 1,
-        }],
-    );
-    cache.release(sequence);
-    Ok(out?.first().copied().unwrap_or(f32::NAN))
 }
 
 /// `rlaif convert`.
@@ -435,21 +445,4 @@ fn read(
         ));
     }
     Ok(data.rows)
-}
-
-/// A hash of all files of a model: a finished row belongs to these bytes.
-fn identity(folder: &Path) -> Result<String, Error> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(rlaif_core::Error::io("read", folder))?
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| {
-            p.extension()
-                .is_some_and(|e| e == "json" || e == "safetensors" || e == "jinja")
-        })
-        .collect();
-    files.sort();
-    let hashes: Result<Vec<String>, _> = files.iter().map(|f| sha256_file(f)).collect();
-    Ok(row_key(
-        &hashes?.iter().map(String::as_str).collect::<Vec<_>>(),
-    ))
 }

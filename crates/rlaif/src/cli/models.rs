@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rlaif::figures::Totals;
 use rlaif::progress::Progress;
+use rlaif::recipe::{ModelSource, ModelUse};
 use rlaif::{Error, Model, Recipe};
 use rlaif_client::{Endpoint, EndpointConfig};
 
@@ -20,11 +21,11 @@ pub struct Models {
 }
 
 impl Models {
-    /// Opens every model that a recipe's stages use.
+    /// Opens every endpoint that a recipe's stages use; the stages open folders.
     pub fn of_recipe(recipe: &Recipe, progress: &Arc<dyn Progress>) -> Result<Self, Error> {
         let mut models = Models::default();
-        for (_, name) in recipe.models_used() {
-            if let (false, Some(config)) =
+        for ModelUse { name, .. } in recipe.models_used() {
+            if let (false, Some(ModelSource::Endpoint(config))) =
                 (models.by_name.contains_key(name), recipe.models.get(name))
             {
                 models.open(name, config.clone(), progress)?;

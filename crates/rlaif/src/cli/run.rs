@@ -1,7 +1,7 @@
 //! Runs by recipe: `init`, `plan`, `run`, and what is made of a run: `export`, `report`.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use rlaif::plan::StagePlan;
 use rlaif::progress::Progress;
 use rlaif::report::{Page, render};
 use rlaif::rows::{Stop, Tally};
-use rlaif::stages::{self, Context, export as exports, read_records};
-use rlaif::{Constitution, Judgment, Outcome, Recipe, Revision};
+use rlaif::stages::{self, Context, export as exports};
+use rlaif::{Constitution, Judgment, Outcome, Recipe};
 use rlaif_core::dataset::{self, Dataset};
 use rlaif_core::export::{Target, preference_of_judged_row, preferences, write_rows};
 use rlaif_core::run::{RunFolder, write_atomic};
@@ -186,17 +186,18 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     let models = Models::of_recipe(&ready.recipe, &progress)?;
     let stop = Stop::default();
     stop_on_interrupt(&stop);
-    let mut cx = Context {
-        recipe: &ready.recipe,
-        constitution: &ready.constitution,
-        prompts: &ready.prompts,
-        folder: &mut folder,
-        models: &models.by_name,
-        progress: &*progress,
-        stop: &stop,
-    };
-    let reports = pipeline::run(&mut cx, &which).await?;
-    for report in &reports {
+    let mut cx = Context::new(
+        &ready.recipe,
+        &ready.constitution,
+        &ready.prompts,
+        &mut folder,
+        &models.by_name,
+        &stop,
+    );
+    cx.progress = &*progress;
+    let done = pipeline::run(&mut cx, &which).await?;
+    let (calls, prompt_tokens, completion_tokens) = cx.answered();
+    for report in &done.stages {
         let t = &report.tally;
         let counts: Vec<String> = Outcome::ALL
             .iter()
@@ -211,8 +212,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
             counts.join(", ")
         );
     }
-    let exported = export_all(&path, &ready.recipe)?;
-    for e in &exported {
+    for e in &done.exports {
         eprintln!(
             "{:12} {} rows -> {}{}",
             "export",
@@ -221,27 +221,27 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
             left_out(&e.left_out)
         );
     }
-    let page = path.join("report.html");
-    let title = ready.recipe.path.display().to_string();
-    let summary = write_page(&path, &page, &title, Some(&ready.prompts))?;
-    if let Some(summary) = &summary {
+    if let Some(summary) = &done.judge {
         for line in figures::lines(summary) {
             eprintln!("{line}");
         }
     }
-    eprintln!("{:12} {}", "report", page.display());
+    eprintln!("{:12} {}", "report", done.report.display());
     if global.json {
-        let last = reports
+        let last = done
+            .stages
             .last()
             .map_or_else(Tally::default, |r| r.tally.clone());
         let mut totals = Totals::new(&last, begun.elapsed().as_secs_f64());
         models.count(&mut totals);
-        let mut value = json!({
-            "run": path, "stages": reports, "exports": exported, "judge": summary, "report": page,
-        });
+        totals.calls += calls;
+        totals.prompt_tokens += prompt_tokens;
+        totals.completion_tokens += completion_tokens;
+        let mut value = serde_json::to_value(&done).unwrap_or_default();
         if let (Some(map), Ok(Value::Object(totals))) =
             (value.as_object_mut(), serde_json::to_value(&totals))
         {
+            map.insert("run".into(), json!(path));
             map.extend(totals);
         }
         println!("{value}");
@@ -255,23 +255,6 @@ fn left_out(by: &BTreeMap<String, usize>) -> String {
     }
     let list: Vec<String> = by.iter().map(|(name, n)| format!("{n} {name}")).collect();
     format!(" (left out: {})", list.join(", "))
-}
-
-fn export_all(run: &Path, recipe: &Recipe) -> Result<Vec<exports::Exported>, Error> {
-    let mut done = Vec::new();
-    let Some(config) = &recipe.export else {
-        return Ok(done);
-    };
-    let folder = run.join("export");
-    if run.join(stages::preferences::FILE).is_file() {
-        for name in &config.to {
-            let target: Target = name.parse()?;
-            let out = folder.join(format!("{name}.{}", target.ending()));
-            done.push(exports::preferences(run, target, &out)?);
-        }
-    }
-    done.extend(exports::revisions(run, &folder.join("sft.jsonl"))?);
-    Ok(done)
 }
 
 /// Rows of a file that `rlaif judge` wrote.
@@ -362,38 +345,6 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
     })
 }
 
-/// Writes the page of a run folder; `None` where nothing was judged.
-fn write_page(
-    run: &Path,
-    page: &Path,
-    title: &str,
-    prompts: Option<&Dataset>,
-) -> Result<Option<rlaif_eval::JudgeSummary>, Error> {
-    fn records<T: serde::de::DeserializeOwned>(path: PathBuf) -> Result<Vec<T>, Error> {
-        if path.is_file() {
-            read_records(&path)
-        } else {
-            Ok(Vec::new())
-        }
-    }
-    let judgments: Vec<Judgment> = records(run.join(stages::judge::FILE))?;
-    let revisions: Vec<Revision> = records(run.join(stages::revise::FILE))?;
-    let labels: BTreeMap<String, f64> = prompts
-        .iter()
-        .flat_map(|d| &d.rows)
-        .filter_map(|row| Some((row.id.clone(), row.label.get()?)))
-        .collect();
-    let summary = figures::summary(&judgments, &labels)?;
-    let html = render(&Page {
-        title,
-        judgments: &judgments,
-        revisions: &revisions,
-        summary: &summary,
-    });
-    write_atomic(page, html.as_bytes())?;
-    Ok((!judgments.is_empty()).then_some(summary))
-}
-
 pub fn report(args: &ReportArgs, global: &Global) -> Result<u8, Error> {
     let title = args.run.display().to_string();
     let page = if args.run.is_dir() {
@@ -401,7 +352,7 @@ pub fn report(args: &ReportArgs, global: &Global) -> Result<u8, Error> {
             .out
             .clone()
             .unwrap_or_else(|| args.run.join("report.html"));
-        write_page(&args.run, &page, &title, None)?;
+        stages::report::write(&args.run, &page, &title, None)?;
         page
     } else {
         let dataset = judged_rows(&args.run)?;

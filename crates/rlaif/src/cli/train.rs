@@ -1,27 +1,20 @@
 //! Training verbs on files that the user has: `sft`, `reward`, `dpo`, `ppo`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use rlaif::error::Error;
 use rlaif::progress::Progress;
-use rlaif::rows::{Stop, row_key};
-use rlaif::train::{Desk, Folder, Head, Made, Network, Splits, label};
-use rlaif_core::dataset::{self, Dataset};
-use rlaif_core::run::sha256_file;
-use rlaif_core::{Message, Outcome};
-use rlaif_engine::{Cache, Inference, LoraConfig, Sequence, Work};
-use rlaif_train::fit::{self, fit};
-use rlaif_train::ppo::{self, PpoConfig, PpoState, Rollout, Scores};
-use rlaif_train::schedule::Schedule;
-use rlaif_train::{
-    FitConfig, Objective, State, StepMetrics, TokenBatch, TrainError, Trainable, dpo as dpos,
-    reward as rewards, sft as sfts,
+use rlaif::rows::Stop;
+use rlaif::train::{
+    self, At, DpoConfig, FitReport, Other, PpoConfig, RewardConfig, RewardSource, SftConfig,
+    TuneConfig,
 };
+use rlaif_core::dataset::{self, Dataset};
+use rlaif_train::ppo;
+use rlaif_train::schedule::Schedule;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::args::Global;
 use super::loose::{note_faults, stop_on_interrupt};
@@ -32,6 +25,12 @@ pub enum ScheduleArg {
     Constant,
     Linear,
     Cosine,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeepArg {
+    Last,
+    Best,
 }
 
 /// What every training verb takes.
@@ -81,6 +80,9 @@ pub struct FitArgs {
     /// At most so many rows of the input.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Write a checkpoint every so many seconds.
+    #[arg(long, value_name = "SECS", default_value_t = 30.0)]
+    pub save_secs: f64,
 }
 
 #[derive(Args)]
@@ -148,9 +150,12 @@ pub struct PpoArgs {
     /// Keep KL a completion near this, in nats, by changing the weight.
     #[arg(long, value_name = "NATS")]
     pub target_kl: Option<f32>,
-    /// Stop once KL a completion is above this, in nats.
+    /// Stop once KL a completion is above this, in nats, and go back to a policy within it.
     #[arg(long, value_name = "NATS")]
     pub kl_budget: Option<f32>,
+    /// Which policy to end with: the last one, or that of the best mean reward.
+    #[arg(long, value_enum, default_value_t = KeepArg::Last)]
+    pub keep: KeepArg,
     /// Temperature of sampling.
     #[arg(long, value_name = "T", default_value_t = 0.7)]
     pub temperature: f32,
@@ -178,361 +183,159 @@ pub struct PpoArgs {
     /// At most so many rows of the input.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Write a checkpoint every so many seconds.
+    #[arg(long, value_name = "SECS", default_value_t = 30.0)]
+    pub save_secs: f64,
 }
 
-/// `rlaif sft`.
-pub fn sft(args: &SftArgs, global: &Global) -> Result<u8, Error> {
-    let job = Fit::open(&args.fit, global, "sft", Head::Language, &Value::Null)?;
-    let splits = Splits::of(&job.data, |row| {
-        let Some(answer) = row.completions.first() else {
-            return Ok(Made::Unusable);
-        };
-        Ok(job
-            .desk
-            .row(&row.prompt.0, answer, args.fit.max_length)?
-            .map_or(Made::TooLong, Made::Example))
-    })?;
-    let learning_rate = if args.fit.lora.is_some() { 2e-4 } else { 2e-5 };
-    job.train(
-        &sfts::Sft,
-        splits,
-        learning_rate,
-        |_, examples| Ok(examples),
-        |_, _| json!({}),
-    )
-}
-
-/// `rlaif reward`.
-pub fn reward(args: &RewardArgs, global: &Global) -> Result<u8, Error> {
-    let extra = json!({"center": args.center_rewards_coefficient});
-    let job = Fit::open(&args.fit, global, "reward", Head::Scalar, &extra)?;
-    let splits = job.pairs(|chosen, rejected, p, row| rewards::Pair {
-        chosen,
-        rejected,
-        p,
-        margin: row
-            .columns
-            .get("margin")
-            .and_then(Value::as_f64)
-            .unwrap_or(0.0) as f32,
-    })?;
-    let objective = rewards::BradleyTerry {
-        center_rewards_coefficient: args.center_rewards_coefficient,
-    };
-    let rate = if args.fit.lora.is_some() { 2e-4 } else { 2e-5 };
-    job.train(
-        &objective,
-        splits,
-        rate,
-        |_, examples| Ok(examples),
-        |_, m| {
-            json!({"accuracy": m.correct / m.decided, "pairs": m.pairs, "decided": m.decided,
-               "margin": m.margin / m.pairs})
-        },
-    )
-}
-
-/// `rlaif dpo`.
-pub fn dpo(args: &DpoArgs, global: &Global) -> Result<u8, Error> {
-    let loss_type: dpos::LossType = serde_json::from_value(Value::from(args.loss_type.as_str()))
-        .map_err(|_| {
-            Error::input(
-                format!("`{}` is no DPO loss", args.loss_type),
-                "give --loss-type sigmoid, robust or ipo",
-            )
-        })?;
-    let objective = dpos::Dpo {
-        beta: args.beta,
-        loss_type,
-    };
-    let extra = json!(objective);
-    let job = Fit::open(&args.fit, global, "dpo", Head::Language, &extra)?;
-    let splits = job.pairs(|chosen, rejected, p, _| dpos::Pair {
-        chosen,
-        rejected,
-        p,
-        reference: (0.0, 0.0),
-    })?;
-    let rate = if args.fit.lora.is_some() { 5e-5 } else { 1e-6 };
-    let max_tokens = args.fit.max_tokens;
-    // The reference's log-probabilities once, before the policy moves.
-    let prepare = |network: &Network, mut examples: Vec<dpos::Pair>| {
-        for part in examples.chunks_mut((max_tokens / 512).max(1)) {
-            let batch = TokenBatch::pack(part.iter().flat_map(|e| [&e.chosen, &e.rejected]));
-            let out = network.reference(&batch)?;
-            for (i, e) in part.iter_mut().enumerate() {
-                e.reference = (
-                    batch.sum(2 * i, &out.logprobs),
-                    batch.sum(2 * i + 1, &out.logprobs),
-                );
-            }
-        }
-        Ok(examples)
-    };
-    job.train(&objective, splits, rate, prepare, |_, m| {
-        json!({"rewards/accuracies": m.correct / m.decided, "pairs": m.pairs,
-               "decided": m.decided, "rewards/chosen": m.rewards_chosen / m.pairs,
-               "rewards/rejected": m.rewards_rejected / m.pairs})
-    })
-}
-
-/// What the verbs over examples share.
-struct Fit<'a> {
-    args: &'a FitArgs,
-    global: &'a Global,
-    verb: &'static str,
-    desk: Desk,
-    data: Dataset,
-    progress: Bars,
-    identity: String,
-    begun: Instant,
-}
-
-impl<'a> Fit<'a> {
-    fn open(
-        args: &'a FitArgs,
-        global: &'a Global,
-        verb: &'static str,
-        head: Head,
-        extra: &Value,
-    ) -> Result<Self, Error> {
-        let begun = Instant::now();
-        let progress = Bars::new();
-        let data = read(&args.input, args.limit, &progress)?;
-        let seed = global.seed.unwrap_or(0);
-        let desk = Desk::open(&args.base, head, seed)?;
-        let settings = json!([
-            args.learning_rate,
-            args.batch_size,
-            args.epochs,
-            args.schedule as u8,
-            args.warmup_ratio,
-            args.weight_decay,
-            args.max_length,
-            args.max_tokens,
-            args.eval_steps,
-            args.lora,
-            args.lora_alpha,
-            args.limit,
-            seed,
-            extra
-        ]);
-        let weights = model_hash(&args.base)?;
-        let identity = row_key(&[verb, &data.sha256, &weights, &settings.to_string()]);
-        Ok(Fit {
-            args,
-            global,
-            verb,
-            desk,
-            data,
-            progress,
-            identity,
-            begun,
-        })
-    }
-
-    fn pairs<T>(
-        &self,
-        make: impl Fn(rlaif_train::Row, rlaif_train::Row, f32, &dataset::Row) -> T,
-    ) -> Result<Splits<T>, Error> {
-        Splits::of(&self.data, |row| {
-            let ([first, second], Some(p)) = (row.completions.as_slice(), label(row)) else {
-                return Ok(Made::Unusable);
-            };
-            let long = self.args.max_length;
-            let first = self.desk.row(&row.prompt.0, first, long)?;
-            let second = self.desk.row(&row.prompt.0, second, long)?;
-            Ok(match (first, second) {
-                (Some(a), Some(b)) => Made::Example(make(a, b, p, row)),
-                _ => Made::TooLong,
-            })
-        })
-    }
-
-    /// Trains, keeps the best by held-out loss, measures the test split once.
-    fn train<O: Objective>(
-        &self,
-        objective: &O,
-        splits: Splits<O::Example>,
-        learning_rate: f32,
-        prepare: impl Fn(&Network, Vec<O::Example>) -> Result<Vec<O::Example>, Error>,
-        figures: impl Fn(&O, &O::Metrics) -> Value,
-    ) -> Result<u8, Error> {
-        let args = self.args;
-        let seed = self.global.seed.unwrap_or(0);
-        let config = FitConfig {
-            learning_rate: args.learning_rate.unwrap_or(learning_rate),
-            batch_size: args.batch_size.max(1),
-            num_train_epochs: args.epochs,
-            lr_scheduler_type: match args.schedule {
+impl FitArgs {
+    fn tune(&self) -> TuneConfig {
+        TuneConfig {
+            learning_rate: self.learning_rate,
+            batch_size: self.batch_size,
+            num_train_epochs: self.epochs,
+            lr_scheduler_type: match self.schedule {
                 ScheduleArg::Constant => Schedule::Constant,
                 ScheduleArg::Linear => Schedule::Linear,
                 ScheduleArg::Cosine => Schedule::Cosine,
             },
-            warmup_ratio: args.warmup_ratio,
-            max_tokens: args.max_tokens,
-            eval_steps: args.eval_steps,
-            seed,
-        };
-        for (n, why) in [
-            (splits.too_long, "longer than --max-length"),
-            (splits.unusable, "without completions or a label"),
-        ] {
-            if n > 0 {
-                self.progress.note(&format!("{n} rows left out: {why}"));
-            }
-        }
-        let lora = lora(args.lora, args.lora_alpha);
-        let mut network = self
-            .desk
-            .network(lora, args.weight_decay, args.max_length, seed)?;
-        let (too_long, unusable) = (splits.too_long, splits.unusable);
-        let train = prepare(&network, splits.train)?;
-        let held_out = prepare(&network, splits.validation)?;
-        let test = prepare(&network, splits.test)?;
-        let (mut folder, mut state): (Folder, State) =
-            Folder::open(&args.out, &self.identity, &mut network)?;
-        let stop = Stop::default();
-        stop_on_interrupt(&stop);
-        let total = fit::steps(&config, train.len());
-        self.progress
-            .start(self.verb, total as usize, state.step as usize);
-        let mut failure = None;
-        let ended = fit(
-            &mut network,
-            objective,
-            &train,
-            &held_out,
-            &config,
-            &mut state,
-            |network, state, line: &StepMetrics<O::Metrics>| {
-                self.progress.row(Outcome::Decided);
-                let mut keep = || -> Result<(), Error> {
-                    folder.log(line)?;
-                    if let Some(loss) = line.eval_loss {
-                        self.progress.note(&format!(
-                            "step {}: loss {:.4}, held out {loss:.4}",
-                            line.step, line.loss
-                        ));
-                        let best = state.evals.iter().all(|(_, l)| loss <= *l);
-                        if best {
-                            self.desk.save(network, &args.out)?;
-                        }
-                    }
-                    if folder.is_due() || stop.is_requested() {
-                        folder.checkpoint(network, state.step, state)?;
-                    }
-                    Ok(())
-                };
-                if let Err(e) = keep() {
-                    failure = Some(e);
-                    return Err("checkpoint".into());
-                }
-                if stop.is_requested() {
-                    return Err("stopped".into());
-                }
-                Ok(())
-            },
-        );
-        if let Some(e) = failure {
-            return Err(e);
-        }
-        self.ended(ended, state.step, total)?;
-        if held_out.is_empty() {
-            self.desk.save(&network, &args.out)?;
-        } else {
-            // The best by held-out loss, not the last, is what was saved and is measured.
-            folder.checkpoint(&network, state.step, &state)?;
-        }
-        self.progress.finish(self.verb);
-        let best = state
-            .evals
-            .iter()
-            .copied()
-            .min_by(|a, b| a.1.total_cmp(&b.1));
-        let measured = self.measure(objective, &network, &test, best, state.step)?;
-        let wall = self.begun.elapsed().as_secs_f64();
-        let summary = json!({
-            "verb": self.verb, "steps": state.step,
-            "train": train.len(), "validation": held_out.len(), "test": test.len(),
-            "too_long": too_long, "unusable": unusable,
-            "best_step": best.map(|b| b.0), "validation_loss": best.map(|b| b.1),
-            "test_loss": measured.as_ref().map(|m| m.0),
-            "test_metrics": measured.as_ref().map(|m| figures(objective, &m.1)),
-            "wall_secs": wall, "out": args.out,
-        });
-        let text = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-        rlaif_core::run::write_atomic(&args.out.join("summary.json"), text.as_bytes())?;
-        if self.global.json {
-            println!("{summary}");
-        } else {
-            eprintln!("{text}");
-        }
-        Ok(0)
-    }
-
-    fn ended(
-        &self,
-        ended: Result<(), TrainError<rlaif_engine::EngineError>>,
-        step: u64,
-        total: u64,
-    ) -> Result<(), Error> {
-        ended.map_err(|e| finish_error(e, self.verb, step, total))
-    }
-
-    /// The test split on the saved model. Where that is not the network as it stands, it is read
-    /// back from its files, which proves them as well.
-    fn measure<O: Objective>(
-        &self,
-        objective: &O,
-        network: &Network,
-        test: &[O::Example],
-        best: Option<(u64, f32)>,
-        last: u64,
-    ) -> Result<Option<(f32, O::Metrics)>, Error> {
-        if test.is_empty() {
-            return Ok(None);
-        }
-        let evaluate = |n: &Network| {
-            fit::evaluate(n, objective, test, self.args.max_tokens)
-                .map_err(|e| finish_error(e, self.verb, last, last))
-        };
-        match best {
-            Some((step, _)) if step != last => evaluate(&self.desk.reopen(
-                &self.args.out,
-                self.args.lora.is_some(),
-                self.args.max_length,
-            )?)
-            .map(Some),
-            _ => evaluate(network).map(Some),
+            warmup_ratio: self.warmup_ratio,
+            weight_decay: self.weight_decay,
+            max_length: self.max_length,
+            max_tokens: self.max_tokens,
+            eval_steps: self.eval_steps,
+            lora: self.lora,
+            lora_alpha: self.lora_alpha,
+            save_secs: self.save_secs,
         }
     }
 }
 
-fn finish_error(
-    e: TrainError<rlaif_engine::EngineError>,
-    verb: &str,
-    step: u64,
-    total: u64,
-) -> Error {
-    match e {
-        TrainError::Model(e) => e.into(),
-        TrainError::Stopped(why) if why == "stopped" => Error::Stopped {
-            stage: verb.into(),
-            done: step as usize,
-            total: total as usize,
-            cause: None,
-        },
-        other => Error::input(other.to_string(), "mend it and give the same command again"),
-    }
+/// `rlaif sft`.
+pub fn sft(args: &SftArgs, global: &Global) -> Result<u8, Error> {
+    let config = SftConfig {
+        tune: args.fit.tune(),
+        ..SftConfig::default()
+    };
+    fit(&args.fit, global, |data, at| train::sft(&config, data, at))
 }
 
-fn lora(rank: Option<usize>, alpha: Option<f32>) -> Option<LoraConfig> {
-    rank.map(|r| LoraConfig {
-        r,
-        lora_alpha: alpha.unwrap_or(2.0 * r as f32),
-        ..LoraConfig::default()
+/// `rlaif reward`.
+pub fn reward(args: &RewardArgs, global: &Global) -> Result<u8, Error> {
+    let config = RewardConfig {
+        center_rewards_coefficient: args.center_rewards_coefficient,
+        tune: args.fit.tune(),
+        ..RewardConfig::default()
+    };
+    fit(&args.fit, global, |data, at| {
+        train::reward(&config, data, at)
     })
+}
+
+/// `rlaif dpo`.
+pub fn dpo(args: &DpoArgs, global: &Global) -> Result<u8, Error> {
+    let loss_type = serde_json::from_value(Value::from(args.loss_type.as_str())).map_err(|_| {
+        Error::input(
+            format!("`{}` is no DPO loss", args.loss_type),
+            "give --loss-type sigmoid, robust or ipo",
+        )
+    })?;
+    let config = DpoConfig {
+        beta: args.beta,
+        loss_type,
+        tune: args.fit.tune(),
+        ..DpoConfig::default()
+    };
+    fit(&args.fit, global, |data, at| train::dpo(&config, data, at))
+}
+
+fn fit(
+    args: &FitArgs,
+    global: &Global,
+    run: impl FnOnce(&Dataset, &At<'_>) -> Result<FitReport, Error>,
+) -> Result<u8, Error> {
+    let (progress, stop) = (Bars::new(), Stop::default());
+    let data = read(&args.input, args.limit, &progress)?;
+    stop_on_interrupt(&stop);
+    let at = at(&args.base, &args.out, global, &progress, &stop);
+    show(&run(&data, &at)?, global);
+    Ok(0)
+}
+
+/// `rlaif ppo`.
+pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
+    let (progress, stop) = (Bars::new(), Stop::default());
+    let data = read(&args.input, args.limit, &progress)?;
+    let config = PpoConfig {
+        max_prompt_length: args.max_prompt_length,
+        lora: args.lora,
+        save_secs: args.save_secs,
+        algorithm: ppo::PpoConfig {
+            learning_rate: args.learning_rate,
+            total_episodes: args.total_episodes,
+            batch_size: args.batch_size,
+            num_ppo_epochs: args.num_ppo_epochs,
+            num_mini_batches: args.num_mini_batches,
+            kl_coef: args.kl_coef,
+            target_kl: args.target_kl,
+            kl_budget: args.kl_budget,
+            keep: match args.keep {
+                KeepArg::Last => ppo::Keep::Last,
+                KeepArg::Best => ppo::Keep::Best,
+            },
+            temperature: args.temperature,
+            response_length: args.response_length,
+            missing_eos_penalty: Some(args.missing_eos_penalty),
+            whiten_rewards: args.whiten_rewards,
+            vf_coef: args.vf_coef,
+            max_tokens: args.max_tokens,
+            ..ppo::PpoConfig::default()
+        },
+        ..PpoConfig::default()
+    };
+    let reward = match (&args.reward, &args.reward_command) {
+        (Some(folder), _) => RewardSource::Model(folder.clone()),
+        (None, Some(command)) => RewardSource::Command(command.clone()),
+        (None, None) => {
+            return Err(Error::input(
+                "no reward was named",
+                "give --reward or --reward-command",
+            ));
+        }
+    };
+    stop_on_interrupt(&stop);
+    let at = at(&args.base, &args.out, global, &progress, &stop);
+    show(&train::ppo(&config, &data, &reward, &at)?, global);
+    Ok(0)
+}
+
+fn at<'a>(
+    base: &'a Path,
+    out: &'a Path,
+    global: &Global,
+    progress: &'a dyn Progress,
+    stop: &'a Stop,
+) -> At<'a> {
+    At {
+        base,
+        out,
+        other: Other::Refuse,
+        merge: false,
+        seed: global.seed.unwrap_or(0),
+        progress,
+        stop,
+    }
+}
+
+fn show(report: &impl Serialize, global: &Global) {
+    if global.json {
+        println!("{}", serde_json::to_value(report).unwrap_or_default());
+    } else {
+        eprintln!(
+            "{}",
+            serde_json::to_string_pretty(report).unwrap_or_default()
+        );
+    }
 }
 
 fn read(path: &Path, limit: Option<usize>, progress: &Bars) -> Result<Dataset, Error> {
@@ -542,280 +345,4 @@ fn read(path: &Path, limit: Option<usize>, progress: &Bars) -> Result<Dataset, E
         data.rows.truncate(limit);
     }
     Ok(data)
-}
-
-fn model_hash(folder: &Path) -> Result<String, Error> {
-    let single = folder.join("model.safetensors");
-    let file = if single.is_file() {
-        single
-    } else {
-        folder.join("model.safetensors.index.json")
-    };
-    if !file.is_file() {
-        return Ok(String::new());
-    }
-    Ok(sha256_file(&file)?)
-}
-
-/// `rlaif ppo`.
-pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
-    let begun = Instant::now();
-    let progress = Bars::new();
-    let data = read(&args.input, args.limit, &progress)?;
-    let seed = global.seed.unwrap_or(0);
-    let desk = Desk::open(&args.base, Head::LanguageAndValue, seed)?;
-    let mut prompts = Vec::new();
-    let mut conversations = Vec::new();
-    for row in &data.rows {
-        let ids = desk.tokenizer.chat(&row.prompt.0, true, None)?;
-        if ids.len() <= args.max_prompt_length {
-            prompts.push(ids);
-            conversations.push(row.prompt.0.clone());
-        }
-    }
-    let left_out = data.rows.len() - prompts.len();
-    if left_out > 0 {
-        progress.note(&format!(
-            "{left_out} prompts left out: longer than --max-prompt-length"
-        ));
-    }
-    let config = PpoConfig {
-        learning_rate: args.learning_rate,
-        total_episodes: args.total_episodes,
-        batch_size: args.batch_size,
-        num_ppo_epochs: args.num_ppo_epochs,
-        num_mini_batches: args.num_mini_batches,
-        kl_coef: args.kl_coef,
-        target_kl: args.target_kl,
-        kl_budget: args.kl_budget,
-        temperature: args.temperature,
-        response_length: args.response_length,
-        missing_eos_penalty: Some(args.missing_eos_penalty),
-        whiten_rewards: args.whiten_rewards,
-        vf_coef: args.vf_coef,
-        max_tokens: args.max_tokens,
-        seed,
-        ..PpoConfig::default()
-    };
-    let reward = match (&args.reward, &args.reward_command) {
-        (Some(folder), _) => Scorer::model(folder, seed)?,
-        (None, Some(command)) => Scorer::Command(command.clone()),
-        (None, None) => {
-            return Err(Error::input(
-                "no reward was named",
-                "give --reward or --reward-command",
-            ));
-        }
-    };
-    let positions = args.max_prompt_length + args.response_length;
-    let mut network = desk.network(lora(args.lora, None), 0.0, positions, seed)?;
-    let identity = row_key(&[
-        "ppo",
-        &data.sha256,
-        &model_hash(&args.base)?,
-        &json!([
-            config,
-            args.lora,
-            args.limit,
-            args.max_prompt_length,
-            args.reward_command
-        ])
-        .to_string(),
-        &args
-            .reward
-            .as_deref()
-            .map(model_hash)
-            .transpose()?
-            .unwrap_or_default(),
-    ]);
-    let (mut folder, mut state): (Folder, PpoState) =
-        Folder::open(&args.out, &identity, &mut network)?;
-    let stop = Stop::default();
-    stop_on_interrupt(&stop);
-    let total = config
-        .total_episodes
-        .div_ceil(config.batch_size.max(1))
-        .max(1);
-    progress.start("ppo", total, state.iteration as usize);
-    let mut failure = None;
-    let mut last = Value::Null;
-    let ended = ppo::ppo(
-        &mut network,
-        &prompts,
-        &config,
-        &mut state,
-        |picked, rollouts| {
-            reward
-                .score(&desk, &conversations, picked, rollouts)
-                .map_err(|e| e.to_string())
-        },
-        |network, state, line| {
-            progress.row(Outcome::Decided);
-            progress.note(&format!(
-                "iteration {}: score {:.3}, KL {:.3}, length {:.1}, entropy {:.3}, clipped {:.3}",
-                line.iteration, line.score, line.kl, line.length, line.entropy, line.clip_fraction
-            ));
-            last = json!(line);
-            let mut keep = || -> Result<(), Error> {
-                folder.log(line)?;
-                if folder.is_due() || stop.is_requested() {
-                    folder.checkpoint(network, state.iteration, state)?;
-                }
-                Ok(())
-            };
-            if let Err(e) = keep() {
-                failure = Some(e);
-                return Err("checkpoint".into());
-            }
-            if stop.is_requested() {
-                return Err("stopped".into());
-            }
-            Ok(())
-        },
-    );
-    if let Some(e) = failure {
-        return Err(e);
-    }
-    ended.map_err(|e| finish_error(e, "ppo", state.iteration, total as u64))?;
-    desk.save(&network, &args.out)?;
-    folder.checkpoint(&network, state.iteration, &state)?;
-    progress.finish("ppo");
-    let summary = json!({"verb": "ppo", "iterations": state.iteration,
-        "stopped_by_kl": state.stopped_by_kl, "prompts": prompts.len(), "left_out": left_out,
-        "last": last, "wall_secs": begun.elapsed().as_secs_f64(), "out": args.out});
-    let text = serde_json::to_string_pretty(&summary).unwrap_or_default() + "\n";
-    rlaif_core::run::write_atomic(&args.out.join("summary.json"), text.as_bytes())?;
-    if global.json {
-        println!("{summary}");
-    } else {
-        eprintln!("{text}");
-    }
-    Ok(0)
-}
-
-/// Where PPO's scores come from.
-enum Scorer {
-    Model(Box<(Desk, Inference)>),
-    Command(String),
-}
-
-#[derive(Serialize)]
-struct Asked<'a> {
-    prompt: &'a [Message],
-    completion: &'a str,
-}
-
-impl Scorer {
-    fn model(folder: &Path, seed: u64) -> Result<Self, Error> {
-        let desk = Desk::open(folder, Head::Scalar, seed)?;
-        let inference = desk.inference();
-        Ok(Scorer::Model(Box::new((desk, inference))))
-    }
-
-    fn score(
-        &self,
-        policy: &Desk,
-        conversations: &[Vec<Message>],
-        picked: &[usize],
-        rollouts: &[Rollout],
-    ) -> Result<Scores, Error> {
-        let mut texts = Vec::with_capacity(rollouts.len());
-        for r in rollouts {
-            texts.push(policy.tokenizer.decode(&r.tokens)?);
-        }
-        match self {
-            Scorer::Model(parts) => {
-                let (desk, model) = &**parts;
-                let mut cache = Cache::new(&desk.config, 1 << 30);
-                let mut scores = Vec::with_capacity(texts.len());
-                for (i, text) in picked.iter().zip(&texts) {
-                    let row = desk.row(&conversations[*i], text, model.positions());
-                    scores.push(match row {
-                        Ok(Some(row)) => reward_of(model, &mut cache, &row.tokens),
-                        Ok(None) => Err("longer than the reward model's positions".into()),
-                        Err(e) => Err(e.to_string()),
-                    });
-                }
-                Ok(scores)
-            }
-            Scorer::Command(command) => {
-                let lines: Vec<String> = picked
-                    .iter()
-                    .zip(&texts)
-                    .map(|(i, completion)| {
-                        let asked = Asked {
-                            prompt: &conversations[*i],
-                            completion,
-                        };
-                        serde_json::to_string(&asked).unwrap_or_default()
-                    })
-                    .collect();
-                ask_command(command, &lines)
-            }
-        }
-    }
-}
-
-fn reward_of(model: &Inference, cache: &mut Cache, tokens: &[u32]) -> Result<f32, String> {
-    let mut sequence = Sequence::default();
-    if !cache.reserve(&mut sequence, tokens.len()) {
-        return Err("does not fit the memory".into());
-    }
-    let mut work = [Work {
-        sequence: &mut sequence,
-        tokens,
-        want: 1,
-    }];
-    let out = model.forward(cache, &mut work).map_err(|e| e.to_string());
-    cache.release(sequence);
-    out?.first().copied().ok_or_else(|| "no score".into())
-}
-
-fn ask_command(command: &str, lines: &[String]) -> Result<Scores, Error> {
-    let broken = |what: String| {
-        Error::input(
-            format!("the reward command `{command}` {what}"),
-            "it must read one JSON line a completion and answer each with {\"score\": X}",
-        )
-    };
-    let mut child = Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| broken(format!("cannot be started: {e}")))?;
-    let input = lines.join("\n") + "\n";
-    let stdin = child.stdin.take();
-    // Written beside, so that a command that answers line by line cannot block on a full pipe.
-    let writer = std::thread::spawn(move || {
-        use std::io::Write as _;
-        stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))
-    });
-    let output = child
-        .wait_with_output()
-        .map_err(|e| broken(format!("failed: {e}")))?;
-    drop(writer.join());
-    if !output.status.success() {
-        return Err(broken(format!("ended with {}", output.status)));
-    }
-    let answers: Vec<Value> = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter(|l| !l.trim().is_empty())
-        .map(|l| serde_json::from_str(l).unwrap_or(Value::Null))
-        .collect();
-    if answers.len() != lines.len() {
-        return Err(broken(format!(
-            "answered {} lines to {}",
-            answers.len(),
-            lines.len()
-        )));
-    }
-    Ok(answers
-        .iter()
-        .map(|a| match (a["score"].as_f64(), a["error"].as_str()) {
-            (Some(s), _) if s.is_finite() => Ok(s as f32),
-            (_, Some(why)) => Err(why.to_string()),
-            _ => Err(format!("answered `{a}`, which holds no finite `score`")),
-        })
-        .collect())
 }

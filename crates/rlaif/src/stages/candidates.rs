@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use rlaif_core::Candidate;
+use rlaif_core::dataset::Row;
+use rlaif_core::{Candidate, seed};
 use rlaif_feedback::{CandidatesConfig, Sampler, candidate};
 
 use super::{Context, StageReport, StageSpec, fixed, line, run_stage};
@@ -12,35 +13,66 @@ use crate::rows::row_key;
 /// The stage's file.
 pub const FILE: &str = "candidates.jsonl";
 
-/// Samples `n` completions a prompt.
+/// The file of those that the fine-tuned policy writes.
+pub const SFT_FILE: &str = "sft_candidates.jsonl";
+
+/// Samples `n` completions a prompt from the policy.
 ///
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &CandidatesConfig) -> Result<StageReport, Error> {
+    let all: Vec<&Row> = cx.prompts.rows.iter().collect();
+    let hash = cx.prompts.sha256.clone();
+    sample(cx, "candidates", FILE, config, cx.recipe.seed, &all, hash).await
+}
+
+/// The same from the fine-tuned policy.
+///
+/// # Errors
+/// As [`run_stage`].
+pub async fn run_sft(
+    cx: &mut Context<'_>,
+    config: &CandidatesConfig,
+) -> Result<StageReport, Error> {
+    let all: Vec<&Row> = cx.prompts.rows.iter().collect();
+    let hash = cx.prompts.sha256.clone();
+    let seed = seed::derive(cx.recipe.seed, &["sft_candidates"]);
+    sample(cx, "sft_candidates", SFT_FILE, config, seed, &all, hash).await
+}
+
+/// Samples completions of prompts into a stage's file; `hash` stands for the prompts.
+pub(super) async fn sample(
+    cx: &mut Context<'_>,
+    name: &str,
+    file: &str,
+    config: &CandidatesConfig,
+    seed: u64,
+    prompts: &[&Row],
+    hash: String,
+) -> Result<StageReport, Error> {
     let model = cx.model(&config.model)?;
-    let seed = cx.recipe.seed;
     let settings = [
         model.id().as_str(),
         &fixed(&config.sampling),
         &seed.to_string(),
     ]
     .join("\n");
-    let items = cx.prompts.rows.iter().flat_map(|row| {
+    let items = prompts.iter().flat_map(|row| {
         let prompt = fixed(&row.prompt);
         let settings = &settings;
         (0..config.n).map(move |draw| {
             let parts = ["candidates", settings, &row.id, &prompt, &draw.to_string()];
-            (row_key(&parts), (row, draw))
+            (row_key(&parts), (*row, draw))
         })
     });
     let items: Vec<_> = items.collect();
     let spec = StageSpec {
-        name: "candidates",
-        output: FILE,
-        inputs: BTreeMap::from([("prompts".to_owned(), cx.prompts.sha256.clone())]),
+        name,
+        output: file,
+        inputs: BTreeMap::from([("prompts".to_owned(), hash)]),
         config: format!("{settings}\n{}\n{:?}", config.n, cx.recipe.limit),
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.in_flight(&config.model),
         seed,
         progress: cx.progress,
         stop: cx.stop,

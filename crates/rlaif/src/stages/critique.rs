@@ -96,14 +96,9 @@ pub fn not_run(critic: &Critic, id: &str, prompt: &Prompt, why: String) -> Criti
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &CritiqueConfig) -> Result<StageReport, Error> {
-    let folder = cx
-        .recipe
-        .path
-        .parent()
-        .unwrap_or(Path::new(""))
-        .to_path_buf();
+    let folder = cx.templates();
     let model = cx.model(&config.model)?;
-    let critic = critic(config, model, cx.constitution, &folder, cx.recipe.seed)?;
+    let critic = critic(config, model, cx.constitution, folder, cx.recipe.seed)?;
     let left = cx.file(super::candidates::FILE);
     let candidates: Vec<Candidate> = read_records(&left)?;
     let settings = settings(&critic);
@@ -123,7 +118,7 @@ pub async fn run(cx: &mut Context<'_>, config: &CritiqueConfig) -> Result<StageR
         )]),
         config: settings,
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.in_flight(&config.model),
         seed: cx.recipe.seed,
         progress: cx.progress,
         stop: cx.stop,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rlaif_core::export::{self, Target};
 use rlaif_core::{Preference, Revision};
 
-use super::read_records;
+use super::{Context, read_records};
 use crate::error::Error;
 
 /// One file written.
@@ -17,6 +17,27 @@ pub struct Exported {
     pub rows: usize,
     /// Rows left out, by outcome: they have no chosen side.
     pub left_out: std::collections::BTreeMap<String, usize>,
+}
+
+/// Writes what the recipe asks for, of what the run has come to.
+///
+/// # Errors
+/// A file that cannot be read or written.
+pub fn run(cx: &Context<'_>) -> Result<Vec<Exported>, Error> {
+    let mut done = Vec::new();
+    let Some(config) = &cx.recipe.export else {
+        return Ok(done);
+    };
+    let (run, folder) = (cx.folder.path(), cx.file("export"));
+    if run.join(super::preferences::FILE).is_file() {
+        for name in &config.to {
+            let target: Target = name.parse()?;
+            let out = folder.join(format!("{name}.{}", target.ending()));
+            done.push(preferences(run, target, &out)?);
+        }
+    }
+    done.extend(revisions(run, &folder.join("sft.jsonl"))?);
+    Ok(done)
 }
 
 /// Writes the preferences of a run folder for another tool.

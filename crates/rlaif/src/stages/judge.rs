@@ -163,18 +163,13 @@ fn candidate_pairs(
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageReport, Error> {
-    let folder = cx
-        .recipe
-        .path
-        .parent()
-        .unwrap_or(Path::new(""))
-        .to_path_buf();
+    let folder = cx.templates();
     let seed = cx.recipe.seed;
     let by = judge_of(
         config,
         cx.model(&config.model)?,
         cx.constitution,
-        &folder,
+        folder,
         seed,
     )?;
     let wanted = &cx.recipe.pairs;
@@ -183,12 +178,15 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
             let file = super::revise::FILE;
             (file, revision_pairs(read_records(&cx.file(file))?, seed))
         }
-        Compare::Candidates => {
-            let file = super::candidates::FILE;
-            let select: Pairs = wanted.select.parse()?;
+        Compare::Candidates | Compare::SftCandidates => {
+            let file = match wanted.compare {
+                Compare::SftCandidates => super::candidates::SFT_FILE,
+                _ => super::candidates::FILE,
+            };
+            let candidates = read_records(&cx.file(file))?;
             (
                 file,
-                candidate_pairs(read_records(&cx.file(file))?, &select, seed)?,
+                candidate_pairs(candidates, &wanted.select.parse()?, seed)?,
             )
         }
     };
@@ -201,7 +199,7 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
         inputs: BTreeMap::from([(left.to_owned(), hash)]),
         config: format!("{settings}\n{}", fixed(wanted)),
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.in_flight(&config.model),
         seed,
         progress: cx.progress,
         stop: cx.stop,

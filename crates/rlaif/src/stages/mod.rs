@@ -3,25 +3,42 @@
 
 pub mod candidates;
 pub mod critique;
+#[cfg(feature = "local")]
+pub mod dpo;
+#[cfg(feature = "local")]
+pub mod evaluate;
 pub mod export;
 pub mod judge;
+#[cfg(feature = "local")]
+pub mod ppo;
 pub mod preferences;
+pub mod report;
 pub mod revise;
+#[cfg(feature = "local")]
+pub mod reward;
+#[cfg(feature = "local")]
+pub mod sft;
+#[cfg(feature = "local")]
+mod training;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rlaif_core::rowlog::RowLog;
-use rlaif_core::run::{RunFolder, StageEntry, StageKey};
+use rlaif_core::run::{OutputFile, RunFolder, StageEntry, StageKey};
 use rlaif_core::{Constitution, Model, dataset::Dataset, seed};
 use rlaif_feedback::{FeedbackError, Purpose, Template};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::progress::Progress;
-use crate::recipe::Recipe;
+use crate::evaluation::Evaluator;
+#[cfg(feature = "local")]
+use crate::local::LocalModels;
+use crate::progress::{Progress, Silent};
+use crate::recipe::{ModelSource, Recipe};
 use crate::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row};
 
 /// What every stage of a run can reach.
@@ -34,13 +51,25 @@ pub struct Context<'a> {
     pub prompts: &'a Dataset,
     /// The run folder, locked.
     pub folder: &'a mut RunFolder,
-    /// Models by their name in the recipe.
+    /// Models by their name in the recipe: endpoints, and whatever else the caller opened.
     pub models: &'a BTreeMap<String, Model>,
+    /// Models by their folder.
+    #[cfg(feature = "local")]
+    pub local: LocalModels,
+    /// Who measures completions in the evaluation, beside the recipe's critic. No stage before it
+    /// can reach them.
+    pub evaluators: &'a [&'a dyn Evaluator],
     /// Listener.
     pub progress: &'a dyn Progress,
     /// Stops the run.
     pub stop: &'a Stop,
 }
+
+/// Rows in flight that fill the batches of a model in memory.
+const BATCHED: usize = 256;
+
+/// Tells nobody, for a run that nobody watches.
+static SILENT: Silent = Silent;
 
 /// What a stage came to.
 #[derive(Clone, Debug, Serialize)]
@@ -53,16 +82,88 @@ pub struct StageReport {
     pub tally: Tally,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// A run of a recipe in a folder. `models` are those of its models that are no folders.
+    #[must_use]
+    pub fn new(
+        recipe: &'a Recipe,
+        constitution: &'a Constitution,
+        prompts: &'a Dataset,
+        folder: &'a mut RunFolder,
+        models: &'a BTreeMap<String, Model>,
+        stop: &'a Stop,
+    ) -> Self {
+        Context {
+            recipe,
+            constitution,
+            prompts,
+            folder,
+            models,
+            #[cfg(feature = "local")]
+            local: LocalModels::default(),
+            evaluators: &[],
+            progress: &SILENT,
+            stop,
+        }
+    }
+
     /// A model by its name in the recipe.
     ///
     /// # Errors
-    /// [`Error::Open`]; a checked recipe names known models only.
-    pub fn model(&self, name: &str) -> Result<Model, Error> {
-        self.models.get(name).cloned().ok_or_else(|| Error::Open {
+    /// [`Error::Open`] for a name that a checked recipe cannot have; those of opening a folder.
+    pub fn model(&mut self, name: &str) -> Result<Model, Error> {
+        if let Some(model) = self.models.get(name) {
+            return Ok(Arc::clone(model));
+        }
+        let folder = self.model_folder(name)?;
+        #[cfg(feature = "local")]
+        return self.local.open(&folder);
+        #[cfg(not(feature = "local"))]
+        crate::open(folder)
+    }
+
+    /// The folder of a model by its name in the recipe: given there, or written by a stage.
+    ///
+    /// # Errors
+    /// [`Error::Open`] where it is no folder, or is not written yet.
+    pub fn model_folder(&self, name: &str) -> Result<PathBuf, Error> {
+        let unknown = |problem: &str| Error::Open {
             model: name.to_owned(),
-            problem: "no `[models.…]` table defines it".into(),
-        })
+            problem: problem.into(),
+        };
+        match self.recipe.models.get(name) {
+            Some(ModelSource::Folder(folder)) => Ok(folder.clone()),
+            #[cfg(feature = "remote")]
+            Some(ModelSource::Endpoint(_)) => Err(unknown("it is no folder")),
+            None if self.file(name).join("config.json").is_file() => Ok(self.file(name)),
+            None => Err(unknown(
+                "neither does a `[models.…]` table define it nor has a stage written it yet",
+            )),
+        }
+    }
+
+    /// Calls, prompt tokens and generated tokens that models in memory have answered.
+    #[must_use]
+    pub fn answered(&self) -> (u64, u64, u64) {
+        #[cfg(feature = "local")]
+        return self.local.answered();
+        #[cfg(not(feature = "local"))]
+        (0, 0, 0)
+    }
+
+    /// Rows in flight for a model. One in memory answers a batch in hardly more time than a row.
+    pub(crate) fn in_flight(&self, model: &str) -> usize {
+        match self.recipe.models.get(model) {
+            _ if self.models.contains_key(model) => self.recipe.concurrency,
+            Some(ModelSource::Folder(_)) | None => self.recipe.concurrency.max(BATCHED),
+            #[cfg(feature = "remote")]
+            Some(ModelSource::Endpoint(_)) => self.recipe.concurrency,
+        }
+    }
+
+    /// Template files of a recipe stand beside it.
+    pub(crate) fn templates(&self) -> &'a Path {
+        self.recipe.path.parent().unwrap_or(Path::new(""))
     }
 
     /// Path of a file in the run folder.
@@ -112,9 +213,9 @@ pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
 /// What distinguishes one stage from another, beside its rows.
 pub struct StageSpec<'a> {
     /// Its name, as in the recipe.
-    pub name: &'static str,
+    pub name: &'a str,
     /// Its file in the run folder.
-    pub output: &'static str,
+    pub output: &'a str,
     /// Files to its left that it reads, and other inputs, by name with a hash.
     pub inputs: BTreeMap<String, String>,
     /// All that determines its result beside the inputs, as text.
@@ -162,23 +263,8 @@ where
     Fut: Future<Output = Result<R, FeedbackError>>,
 {
     let key = spec.key();
-    if folder.is_current(spec.name, &key) {
-        let mut tally = Tally {
-            rows: items.len(),
-            reused: items.len(),
-            ..Tally::default()
-        };
-        if let Some(entry) = folder.manifest().stages.get(spec.name) {
-            for outcome in rlaif_core::Outcome::ALL {
-                let n = entry.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
-                tally.outcomes.insert(outcome.as_str(), n as usize);
-            }
-        }
-        return Ok(StageReport {
-            stage: spec.name.to_owned(),
-            unchanged: true,
-            tally,
-        });
+    if let Some(report) = unchanged(folder, spec.name, &key) {
+        return Ok(report);
     }
     let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
     let log_path = folder
@@ -205,27 +291,60 @@ where
         .iter()
         .all(|(name, n)| *n == 0 || !is_open(name))
     {
-        folder.record(
-            spec.name,
-            StageEntry {
-                inputs: key.inputs,
-                config: key.config,
-                seed: key.seed,
-                version: key.version,
-                outputs: BTreeMap::from([(spec.output.to_owned(), written)]),
-                outcomes: tally
-                    .outcomes
-                    .iter()
-                    .map(|(k, n)| ((*k).to_owned(), *n as u64))
-                    .collect(),
-            },
-        )?;
+        let outputs = BTreeMap::from([(spec.output.to_owned(), written)]);
+        record(folder, spec.name, key, outputs, &tally)?;
     }
     Ok(StageReport {
         stage: spec.name.to_owned(),
         unchanged: false,
         tally,
     })
+}
+
+/// The report of a stage whose inputs, settings and files are as it left them.
+pub(crate) fn unchanged(folder: &RunFolder, name: &str, key: &StageKey) -> Option<StageReport> {
+    if !folder.is_current(name, key) {
+        return None;
+    }
+    let entry = folder.manifest().stages.get(name)?;
+    let mut tally = Tally::default();
+    for outcome in rlaif_core::Outcome::ALL {
+        let n = entry.outcomes.get(outcome.as_str()).copied().unwrap_or(0) as usize;
+        tally.outcomes.insert(outcome.as_str(), n);
+        tally.rows += n;
+    }
+    tally.reused = tally.rows;
+    Some(StageReport {
+        stage: name.to_owned(),
+        unchanged: true,
+        tally,
+    })
+}
+
+/// Writes a finished stage into the manifest.
+pub(crate) fn record(
+    folder: &mut RunFolder,
+    name: &str,
+    key: StageKey,
+    outputs: BTreeMap<String, OutputFile>,
+    tally: &Tally,
+) -> Result<(), Error> {
+    folder.record(
+        name,
+        StageEntry {
+            inputs: key.inputs,
+            config: key.config,
+            seed: key.seed,
+            version: key.version,
+            outputs,
+            outcomes: tally
+                .outcomes
+                .iter()
+                .map(|(name, n)| ((*name).to_owned(), *n as u64))
+                .collect(),
+        },
+    )?;
+    Ok(())
 }
 
 fn is_open(name: &str) -> bool {

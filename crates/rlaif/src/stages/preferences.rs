@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rlaif_core::run::{StageEntry, StageKey, sha256_file, write_lines};
+use rlaif_core::run::{StageKey, sha256_file, write_lines};
 use rlaif_core::{Judgment, Outcome, Preference};
 
-use super::{Context, StageReport, read_records};
+use super::{Context, StageReport, read_records, record};
 use crate::error::Error;
 use crate::rows::Tally;
 
@@ -37,21 +37,8 @@ pub fn run(cx: &mut Context<'_>) -> Result<StageReport, Error> {
     if !unchanged {
         let preferences: Vec<Preference> = judgments.iter().map(Preference::from).collect();
         let written = write_lines(&cx.file(FILE), &preferences)?;
-        cx.folder.record(
-            "preferences",
-            StageEntry {
-                inputs: key.inputs,
-                config: key.config,
-                seed: key.seed,
-                version: key.version,
-                outputs: BTreeMap::from([(FILE.to_owned(), written)]),
-                outcomes: tally
-                    .outcomes
-                    .iter()
-                    .map(|(name, n)| ((*name).to_owned(), *n as u64))
-                    .collect(),
-            },
-        )?;
+        let outputs = BTreeMap::from([(FILE.to_owned(), written)]);
+        record(cx.folder, "preferences", key, outputs, &tally)?;
     }
     Ok(StageReport {
         stage: "preferences".into(),

@@ -176,15 +176,10 @@ pub fn lines(chain: &Chain) -> Vec<serde_json::Value> {
 /// # Errors
 /// As [`run_stage`].
 pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageReport, Error> {
-    let folder = cx
-        .recipe
-        .path
-        .parent()
-        .unwrap_or(Path::new(""))
-        .to_path_buf();
+    let folder = cx.templates();
     let seed = cx.recipe.seed;
     let model = cx.model(&config.model)?;
-    let reviser = reviser(config, model, cx.constitution, &folder, seed)?;
+    let reviser = reviser(config, model, cx.constitution, folder, seed)?;
     let critic = match &cx.recipe.critique {
         Some(c) => {
             let model = cx.model(&c.model)?;
@@ -192,7 +187,7 @@ pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageRep
                 c,
                 model,
                 cx.constitution,
-                &folder,
+                folder,
                 seed,
             )?)
         }
@@ -214,7 +209,7 @@ pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageRep
         )]),
         config: settings,
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.in_flight(&config.model),
         seed,
         progress: cx.progress,
         stop: cx.stop,

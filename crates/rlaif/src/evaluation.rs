@@ -1,0 +1,165 @@
+//! What an evaluation holds: each policy's completions on prompts that nothing was trained on, who
+//! beats whom, and what else was measured. [`crate::stages::evaluate`] makes it, the report shows it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rlaif_core::{Outcome, Prompt};
+use rlaif_eval::{Estimate, LogOddsSlope, Slope, WinRate};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// One line a prompt and policy.
+pub const FILE: &str = "evaluation.jsonl";
+/// What they come to: [`Evaluation`].
+pub const SUMMARY: &str = "evaluation.json";
+/// Numbers on a completion, by the evaluator that measured them and their own name.
+pub type Numbers = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// Means of [`Numbers`] over completions.
+pub type Means = BTreeMap<String, BTreeMap<String, Estimate>>;
+
+/// Who measures completions beside the recipe's critic: a checker, a classifier, known truth.
+pub trait Evaluator: Send + Sync {
+    /// The name that files and reports show.
+    fn name(&self) -> &str;
+
+    /// Numbers on one completion, by name.
+    fn measure(&self, prompt: &Prompt, completion: &str, policy: &str) -> BTreeMap<String, f64>;
+
+    /// The number by which policies are compared, higher is better: the completion with the higher
+    /// one wins, equal is a tie. `None`: no comparison.
+    fn compares_by(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// A completion, measured: one line of [`FILE`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The prompt's id.
+    pub id: String,
+    /// Which policy wrote it.
+    pub policy: String,
+    /// The conversation up to the completion.
+    pub prompt: Prompt,
+    /// The completion; empty unless decided.
+    pub completion: String,
+    /// `decided` where a completion came.
+    pub outcome: Outcome,
+    /// Its tokens.
+    pub tokens: Option<usize>,
+    /// Its words.
+    pub words: usize,
+    /// Score of the reward model.
+    pub reward: Option<f32>,
+    /// log π − log π_ref of the completion, in nats.
+    pub kl: Option<f32>,
+    /// What evaluators measured, by their name.
+    pub numbers: Numbers,
+}
+
+/// A policy on the held-out prompts: means over its completions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PolicyFigures {
+    /// `base`, `sft`, `ppo` or `dpo`.
+    pub policy: String,
+    /// Completions that came.
+    pub completions: usize,
+    /// Prompts without one.
+    pub failed: usize,
+    /// Tokens.
+    pub tokens: Option<Estimate>,
+    /// Words.
+    pub words: Option<Estimate>,
+    /// Score of the reward model.
+    pub reward: Option<Estimate>,
+    /// KL to `kl_to`, in nats a completion.
+    pub kl: Option<Estimate>,
+    /// The policy that it started from.
+    pub kl_to: Option<String>,
+    /// What evaluators measured, by their name.
+    pub numbers: Means,
+}
+
+/// How often a policy wins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Whose rate it is.
+    pub policy: String,
+    /// Against whom.
+    pub against: String,
+    /// Who decided: `critic`, or an evaluator's name.
+    pub by: String,
+    /// Wins, losses, ties, and the rate with its 95 % interval.
+    pub result: WinRate,
+    /// Share of ties among all that were compared.
+    pub tie_rate: Option<f64>,
+    /// Comparisons that failed.
+    pub failed: usize,
+}
+
+/// How a preference for length grows on its way from the judge to the policy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Bias {
+    /// The judge's log-odds of preferring a response, a word of difference.
+    pub judge: Option<LogOddsSlope>,
+    /// The reward model's difference in score, a word of difference, on held-out pairs.
+    pub reward: Option<Slope>,
+    /// Words of the last policy less those of the policy that it started from, prompt by prompt.
+    pub policy: Option<Estimate>,
+}
+
+/// What evaluators measured on PPO's own completions of one iteration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IterationFigures {
+    /// From 1.
+    pub iteration: u64,
+    /// By evaluator and number.
+    pub numbers: Means,
+}
+
+/// The evaluation of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Held-out prompts.
+    pub prompts: usize,
+    /// The policies, as they came one after the other.
+    pub policies: Vec<PolicyFigures>,
+    /// Who beats whom.
+    pub comparisons: Vec<Compared>,
+    /// Preference for length.
+    pub bias: Bias,
+    /// PPO's iterations in the evaluators' eyes; empty without evaluators.
+    pub iterations: Vec<IterationFigures>,
+}
+
+impl Evaluation {
+    /// A comparison by its players and who decided.
+    #[must_use]
+    pub fn compared(&self, policy: &str, against: &str, by: &str) -> Option<&Compared> {
+        self.comparisons
+            .iter()
+            .find(|c| c.policy == policy && c.against == against && c.by == by)
+    }
+}
+
+/// The evaluation of a run folder; `None` where it has none.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read(run: &Path) -> Result<Option<Evaluation>, Error> {
+    let path = run.join(SUMMARY);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path).map_err(rlaif_core::Error::io("read", &path))?;
+    let evaluation = serde_json::from_str(&text).map_err(|e| {
+        Error::Core(rlaif_core::Error::Format {
+            path,
+            problem: e.to_string(),
+        })
+    })?;
+    Ok(Some(evaluation))
+}

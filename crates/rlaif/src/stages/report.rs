@@ -1,0 +1,68 @@
+//! report: whatever a run folder holds → one self-contained HTML page.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rlaif_core::dataset::Dataset;
+use rlaif_core::run::write_atomic;
+use rlaif_core::{Judgment, Revision};
+use rlaif_eval::JudgeSummary;
+use serde::de::DeserializeOwned;
+
+use super::{Context, read_records};
+use crate::error::Error;
+use crate::figures;
+use crate::report::{Page, render};
+
+/// The page.
+pub const FILE: &str = "report.html";
+
+/// Writes the run's page, and returns its path with the judge's figures, where anything was judged.
+///
+/// # Errors
+/// As [`write`].
+pub fn run(cx: &Context<'_>) -> Result<(PathBuf, Option<JudgeSummary>), Error> {
+    let page = cx.file(FILE);
+    let title = match cx.recipe.path.as_os_str().is_empty() {
+        true => cx.folder.path().display().to_string(),
+        false => cx.recipe.path.display().to_string(),
+    };
+    let summary = write(cx.folder.path(), &page, &title, Some(cx.prompts))?;
+    Ok((page, summary))
+}
+
+/// Writes the page of a run folder. `prompts` are the run's, for the labels that their file holds.
+///
+/// # Errors
+/// A file of the run that cannot be read, a page that cannot be written.
+pub fn write(
+    run: &Path,
+    page: &Path,
+    title: &str,
+    prompts: Option<&Dataset>,
+) -> Result<Option<JudgeSummary>, Error> {
+    let judgments: Vec<Judgment> = records(&run.join(super::judge::FILE))?;
+    let revisions: Vec<Revision> = records(&run.join(super::revise::FILE))?;
+    let labels: BTreeMap<String, f64> = prompts
+        .iter()
+        .flat_map(|d| &d.rows)
+        .filter_map(|row| Some((row.id.clone(), row.label.get()?)))
+        .collect();
+    let summary = figures::summary(&judgments, &labels)?;
+    let html = render(&Page {
+        title,
+        judgments: &judgments,
+        revisions: &revisions,
+        summary: &summary,
+    });
+    write_atomic(page, html.as_bytes())?;
+    Ok((!judgments.is_empty()).then_some(summary))
+}
+
+fn records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
+    if path.is_file() {
+        read_records(path)
+    } else {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,240 @@
+//! Where scores of completions come from.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rlaif_core::Message;
+use rlaif_engine::{
+    Cache, EngineError, Inference, LlamaConfig, Options, Sequence, Tokenizer, Weights, Work,
+};
+use rlaif_train::ppo::Scores;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::local::{conversation, fingerprint};
+
+/// Who scores completions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RewardSource {
+    /// A reward model's folder.
+    Model(PathBuf),
+    /// A shell command that reads lines `{"prompt", "completion"}` and answers each with a line
+    /// `{"score": X}` or `{"error": "why"}`, in order.
+    Command(String),
+}
+
+impl RewardSource {
+    pub(super) fn identity(&self) -> Result<String, Error> {
+        match self {
+            RewardSource::Model(folder) => fingerprint(folder),
+            RewardSource::Command(command) => Ok(command.clone()),
+        }
+    }
+}
+
+pub(super) enum Scorer {
+    Model(Box<RewardModel>),
+    Command(String),
+}
+
+impl Scorer {
+    pub(super) fn open(source: &RewardSource) -> Result<Self, Error> {
+        Ok(match source {
+            RewardSource::Model(folder) => {
+                let cache_bytes = Options::default().cache_bytes;
+                Scorer::Model(Box::new(RewardModel::open(folder, cache_bytes)?))
+            }
+            RewardSource::Command(command) => Scorer::Command(command.clone()),
+        })
+    }
+
+    /// One result a completion, in their order; a failed one is never a number.
+    pub(super) fn score(&self, asked: &[(&[Message], &str)]) -> Result<Scores, Error> {
+        match self {
+            Scorer::Model(model) => Ok(model.score(asked)),
+            Scorer::Command(command) => ask_command(command, asked),
+        }
+    }
+}
+
+/// Most tokens of a reward model's forward pass.
+const TOKENS_AT_ONCE: usize = 2048;
+
+/// A reward model in memory: a checkpoint with a scalar head, read at the last token.
+pub struct RewardModel {
+    config: LlamaConfig,
+    tokenizer: Tokenizer,
+    model: Inference,
+    cache_bytes: u64,
+}
+
+impl RewardModel {
+    /// Opens a folder; a pass takes at most `cache_bytes` for keys and values.
+    ///
+    /// # Errors
+    /// Files that are missing or corrupt; a model without a scalar head.
+    pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self, Error> {
+        let config = LlamaConfig::read(folder)?;
+        if !config.scalar_head {
+            return Err(Error::input(
+                format!("`{}` is not a reward model", folder.display()),
+                "give a folder whose config.json names LlamaForSequenceClassification, such as \
+                 `rlaif reward` writes",
+            ));
+        }
+        let tokenizer = Tokenizer::read(folder)?;
+        let weights = std::sync::Arc::new(Weights::read(folder, &config)?);
+        let model = Inference::new(&config, &weights, config.max_positions);
+        Ok(RewardModel {
+            config,
+            tokenizer,
+            model,
+            cache_bytes,
+        })
+    }
+
+    /// Scores completions of conversations, many in a pass. A row's score does not depend on the
+    /// rows beside it.
+    #[must_use]
+    pub fn score(&self, asked: &[(&[Message], &str)]) -> Scores {
+        let rows: Vec<Result<Vec<u32>, String>> = asked
+            .iter()
+            .map(|(prompt, completion)| {
+                let (_, ids) = conversation(&self.tokenizer, &self.config, prompt, completion)
+                    .map_err(|e| e.to_string())?;
+                if ids.len() > self.model.positions() {
+                    return Err("longer than the reward model's positions".into());
+                }
+                Ok(ids)
+            })
+            .collect();
+        let mut cache = Cache::new(&self.config, self.cache_bytes);
+        let mut scores: Scores = rows
+            .iter()
+            .map(|r| Err(r.as_ref().err().cloned().unwrap_or_default()))
+            .collect();
+        let mut at = 0;
+        while at < rows.len() {
+            let (mut end, mut tokens) = (at, 0);
+            while end < rows.len() {
+                let n = rows[end].as_ref().map_or(0, Vec::len);
+                if end > at && tokens + n > TOKENS_AT_ONCE {
+                    break;
+                }
+                tokens += n;
+                end += 1;
+            }
+            let part: Vec<(usize, &[u32])> = (at..end)
+                .filter_map(|i| Some((i, rows[i].as_ref().ok()?.as_slice())))
+                .collect();
+            match self.pass(&mut cache, &part) {
+                Ok(values) => {
+                    for ((i, _), value) in part.iter().zip(values) {
+                        scores[*i] = Ok(value);
+                    }
+                }
+                Err(e) => {
+                    for (i, _) in &part {
+                        scores[*i] = Err(e.to_string());
+                    }
+                }
+            }
+            at = end;
+        }
+        scores
+    }
+
+    fn pass(&self, cache: &mut Cache, part: &[(usize, &[u32])]) -> Result<Vec<f32>, EngineError> {
+        let mut sequences = Vec::with_capacity(part.len());
+        for (_, ids) in part {
+            let mut sequence = Sequence::default();
+            let fits = cache.reserve(&mut sequence, ids.len());
+            sequences.push(sequence);
+            if !fits {
+                for s in sequences {
+                    cache.release(s);
+                }
+                return Err(EngineError::Request(format!(
+                    "{} tokens do not fit the {} MiB for keys and values",
+                    ids.len(),
+                    self.cache_bytes >> 20
+                )));
+            }
+        }
+        let mut work: Vec<Work<'_>> = sequences
+            .iter_mut()
+            .zip(part)
+            .map(|(sequence, (_, tokens))| Work {
+                sequence,
+                tokens,
+                want: 1,
+            })
+            .collect();
+        let out = self.model.forward(cache, &mut work);
+        for s in sequences {
+            cache.release(s);
+        }
+        out
+    }
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    prompt: &'a [Message],
+    completion: &'a str,
+}
+
+fn ask_command(command: &str, asked: &[(&[Message], &str)]) -> Result<Scores, Error> {
+    let broken = |what: String| {
+        Error::input(
+            format!("the reward command `{command}` {what}"),
+            "it must read one JSON line a completion and answer each with {\"score\": X}",
+        )
+    };
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| broken(format!("cannot be started: {e}")))?;
+    let mut input = String::new();
+    for (prompt, completion) in asked {
+        let line = Asked { prompt, completion };
+        input += &serde_json::to_string(&line).unwrap_or_default();
+        input.push('\n');
+    }
+    let stdin = child.stdin.take();
+    // Written beside, so that a command that answers line by line cannot block on a full pipe.
+    let writer = std::thread::spawn(move || {
+        use std::io::Write as _;
+        stdin.map(|mut pipe| pipe.write_all(input.as_bytes()))
+    });
+    let output = child
+        .wait_with_output()
+        .map_err(|e| broken(format!("failed: {e}")))?;
+    drop(writer.join());
+    if !output.status.success() {
+        return Err(broken(format!("ended with {}", output.status)));
+    }
+    let answers: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|l| !l.trim().is_empty())
+        .map(|l| serde_json::from_str(l).unwrap_or(Value::Null))
+        .collect();
+    if answers.len() != asked.len() {
+        return Err(broken(format!(
+            "answered {} lines to {}",
+            answers.len(),
+            asked.len()
+        )));
+    }
+    Ok(answers
+        .iter()
+        .map(|a| match (a["score"].as_f64(), a["error"].as_str()) {
+            (Some(s), _) if s.is_finite() => Ok(s as f32),
+            (_, Some(why)) => Err(why.to_string()),
+            _ => Err(format!("answered `{a}`, which holds no finite `score`")),
+        })
+        .collect())
+}

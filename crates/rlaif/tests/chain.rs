@@ -1,0 +1,309 @@
+//! `rlaif run` the whole way, on a model of 14,000 parameters that is its own critic.
+#![cfg(feature = "local")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::Bench;
+use serde_json::{Value, json};
+
+const RECIPE: &str = r#"
+seed = 3
+constitution = "c.toml"
+prompts = "prompts.jsonl"
+[models.policy]
+folder = "model"
+[models.critic]
+folder = "model"
+[candidates]
+n = 1
+sampling = { max_new_tokens = 8 }
+[critique]
+template = "cai"
+principles = "sampled"
+sampling = { max_new_tokens = 8 }
+[revise]
+steps = 2
+sampling = { max_new_tokens = 8 }
+[sft]
+learning_rate = 1e-3
+save_secs = 0
+[sft_candidates]
+n = 2
+sampling = { max_new_tokens = 8 }
+[pairs]
+compare = "sft_candidates"
+[judge]
+tie_margin = 0.0
+[reward]
+learning_rate = 1e-3
+num_train_epochs = 2
+eval_steps = 5
+save_secs = 0
+[ppo]
+learning_rate = 1e-4
+total_episodes = 256
+batch_size = 32
+response_length = 8
+kl_budget = 5.0
+save_secs = 0
+[evaluate]
+sampling = { max_new_tokens = 8 }
+"#;
+
+fn bench(recipe: &str) -> Bench {
+    let b = Bench::new();
+    let principle =
+        "[[principles]]\nid = \"p\"\ncritique = \"w3\"\nrevision = \"w4\"\npreference = \"w5\"\n";
+    std::fs::write(b.path("c.toml"), principle).unwrap();
+    let prompts: Vec<String> = (0..120)
+        .map(|i| json!({"prompt": format!("w{} w{}", 20 + i % 20, 50 + i % 30)}).to_string())
+        .collect();
+    std::fs::write(b.path("prompts.jsonl"), prompts.join("\n")).unwrap();
+    std::fs::write(b.path("recipe.toml"), recipe).unwrap();
+    b
+}
+
+/// Hashes of all files that the manifest knows, by stage and name.
+fn hashes(b: &Bench) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(b.path("run/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&text).unwrap();
+    let mut all = BTreeMap::new();
+    for (stage, entry) in manifest["stages"].as_object().unwrap() {
+        for (name, file) in entry["outputs"].as_object().unwrap() {
+            let hash = file["sha256"].as_str().unwrap().to_owned();
+            all.insert(format!("{stage}: {name}"), hash);
+        }
+    }
+    all
+}
+
+#[test]
+fn the_whole_chain_gives_the_same_twice_and_after_kills() {
+    let whole = bench(RECIPE);
+    let begun = Instant::now();
+    let done = whole.json("run recipe.toml");
+    let wall = begun.elapsed();
+    let expected = hashes(&whole);
+    for file in [
+        "sft: sft/model.safetensors",
+        "reward: reward/model.safetensors",
+        "ppo: ppo/model.safetensors",
+        "evaluate: evaluation.jsonl",
+    ] {
+        assert!(expected.contains_key(file), "{file} not in {expected:#?}");
+    }
+    let stages: Vec<&str> = done["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        stages,
+        [
+            "candidates",
+            "critique",
+            "revise",
+            "sft",
+            "sft_candidates",
+            "judge",
+            "preferences",
+            "reward",
+            "ppo",
+            "evaluate"
+        ]
+    );
+
+    // Another folder, the same seed; killed at instants over the whole run, then let go on.
+    let killed = bench(RECIPE);
+    let mut kills = 0;
+    for part in 1..=6u32 {
+        let mut child = killed
+            .command("run recipe.toml")
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // What is finished is kept, so that each attempt gets further than the one before.
+        std::thread::sleep(
+            wall.mul_f64(0.1 + 0.07 * f64::from(part))
+                .max(Duration::from_millis(30)),
+        );
+        kills += u32::from(child.try_wait().unwrap().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(kills > 1, "{kills} kills came before the end");
+    killed.json("run recipe.toml");
+    assert_eq!(hashes(&killed), expected);
+
+    // Again: nothing is done, nothing is asked.
+    let again = killed.json("run recipe.toml");
+    let stages = again["stages"].as_array().unwrap();
+    // A response without a critique is looked at again by `revise`, which has nothing to ask.
+    let others = stages.iter().filter(|s| s["stage"] != "revise");
+    assert!(others.clone().all(|s| s["unchanged"] == true), "{again}");
+    assert_eq!(again["calls"], 0, "{again}");
+
+    // What the policies came to.
+    let text = std::fs::read_to_string(whole.path("run/evaluation.json")).unwrap();
+    let evaluation: Value = serde_json::from_str(&text).unwrap();
+    let policies = evaluation["policies"].as_array().unwrap();
+    assert_eq!(policies.len(), 3, "{evaluation}");
+    let test = evaluation["prompts"].as_u64().unwrap();
+    assert!(test > 0 && test < 40, "{test}");
+    for p in policies {
+        assert_eq!(
+            p["completions"].as_u64().unwrap() + p["failed"].as_u64().unwrap(),
+            test
+        );
+        assert!(p["reward"]["mean"].is_number());
+    }
+    assert!(policies[0]["kl"].is_null() && policies[2]["kl_to"] == "sft");
+    assert!(policies[2]["kl"]["mean"].is_number());
+    let pairs: Vec<String> = evaluation["comparisons"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| format!("{} {} {}", c["policy"], c["against"], c["by"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        pairs,
+        ["sft base critic", "ppo base critic", "ppo sft critic"]
+    );
+}
+
+/// Measures how many words a completion has in common with a list: a truth that only the
+/// evaluation may know.
+struct Known;
+
+impl rlaif::evaluation::Evaluator for Known {
+    fn name(&self) -> &str {
+        "known"
+    }
+
+    fn measure(
+        &self,
+        prompt: &rlaif::Prompt,
+        completion: &str,
+        policy: &str,
+    ) -> BTreeMap<String, f64> {
+        assert!(!prompt.0.is_empty() && ["base", "sft", "dpo"].contains(&policy));
+        let known = completion.split(' ').filter(|w| w.starts_with("w1"));
+        BTreeMap::from([("utility".to_owned(), known.count() as f64)])
+    }
+
+    fn compares_by(&self) -> Option<&str> {
+        Some("utility")
+    }
+}
+
+/// From code: a recipe that is no file, and an evaluator of the caller's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_built_in_code_runs_and_evaluators_stand_beside() {
+    use rlaif::recipe::{Compare, ModelSource, PairsConfig};
+    use rlaif::stages::{Context, evaluate::EvaluateConfig};
+    use rlaif::train::{DpoConfig, SftConfig};
+    use rlaif_core::Sampling;
+    use rlaif_feedback::CandidatesConfig;
+
+    let b = bench("");
+    let sampling = Sampling {
+        max_new_tokens: 8,
+        ..Sampling::default()
+    };
+    let candidates = |model: &str, n| CandidatesConfig {
+        model: model.into(),
+        n,
+        sampling: sampling.clone(),
+    };
+    let mut recipe = rlaif::Recipe::new(b.path("c.toml"), b.path("prompts.jsonl"));
+    recipe.models = BTreeMap::from([
+        ("policy".into(), ModelSource::Folder(b.path("model"))),
+        ("critic".into(), ModelSource::Folder(b.path("model"))),
+    ]);
+    recipe.candidates = Some(candidates("policy", 1));
+    let mut critique = rlaif::CritiqueConfig::default();
+    critique.sampling.max_new_tokens = 8;
+    recipe.critique = Some(critique);
+    let mut revise = rlaif::ReviseConfig::default();
+    revise.sampling.max_new_tokens = 8;
+    recipe.revise = Some(revise);
+    recipe.sft = Some(SftConfig::default());
+    recipe.sft_candidates = Some(candidates("sft", 2));
+    recipe.pairs = PairsConfig {
+        compare: Compare::SftCandidates,
+        ..PairsConfig::default()
+    };
+    recipe.judge = Some(rlaif::JudgeConfig {
+        tie_margin: 0.0,
+        ..rlaif::JudgeConfig::default()
+    });
+    let mut dpo = DpoConfig::default();
+    dpo.tune.lora = Some(4);
+    recipe.dpo = Some(dpo);
+    recipe.evaluate = Some(EvaluateConfig {
+        sampling,
+        ..EvaluateConfig::default()
+    });
+    let wrong = rlaif::Recipe {
+        sft_candidates: None,
+        ..recipe.clone()
+    };
+    let said = wrong.checked().unwrap_err();
+    assert!(
+        format!("{said:?}").contains("there is no `[sft_candidates]` table"),
+        "{said:?}"
+    );
+    let recipe = recipe.checked().unwrap();
+    let constitution = rlaif::Constitution::read(&recipe.constitution).unwrap();
+    let prompts = rlaif_core::dataset::read(&recipe.prompts).unwrap();
+    let mut folder = rlaif_core::run::RunFolder::open(&b.path("run")).unwrap();
+    let (models, stop) = (BTreeMap::new(), rlaif::rows::Stop::default());
+    let mut cx = Context::new(
+        &recipe,
+        &constitution,
+        &prompts,
+        &mut folder,
+        &models,
+        &stop,
+    );
+    cx.evaluators = &[&Known];
+    let all = rlaif::pipeline::Selection::default();
+    let done = rlaif::pipeline::run(&mut cx, &all).await.unwrap();
+    let evaluation = done.evaluation.unwrap();
+    let dpo = &evaluation.policies[2];
+    assert_eq!(
+        (dpo.policy.as_str(), dpo.kl_to.as_deref()),
+        ("dpo", Some("sft"))
+    );
+    let utility = dpo.numbers["known"]["utility"];
+    let by_hand: Vec<f64> = b
+        .lines("run/evaluation.jsonl")
+        .iter()
+        .filter(|l| l["policy"] == "dpo" && l["outcome"] == "decided")
+        .map(|l| {
+            let text = l["completion"].as_str().unwrap();
+            text.split(' ').filter(|w| w.starts_with("w1")).count() as f64
+        })
+        .collect();
+    let mean = by_hand.iter().sum::<f64>() / by_hand.len() as f64;
+    assert!((utility.mean - mean).abs() < 1e-9);
+    let known = evaluation.compared("dpo", "sft", "known").unwrap();
+    let critic = evaluation.compared("dpo", "sft", "critic").unwrap();
+    assert_eq!(
+        known.result.wins + known.result.losses + known.result.ties + known.failed as u64,
+        evaluation.prompts as u64
+    );
+    assert!(critic.result.wins + critic.result.losses > 0);
+    // The adapter stands beside the whole model, which the evaluation opened.
+    assert!(
+        b.path("run/dpo/adapter/adapter_model.safetensors")
+            .is_file()
+    );
+}
