@@ -52,6 +52,10 @@ pub struct Principle {
     /// Worked conversations shown to the model first (few-shots).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<Vec<Message>>,
+    /// What an evaluation with known truth holds the principle against, such as `polite` in the
+    /// embedded world. No model is shown it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimension: Option<String>,
 }
 
 fn one() -> f64 {
@@ -171,6 +175,7 @@ impl Constitution {
                         weight: 1.0,
                         tags: Vec::new(),
                         examples: Vec::new(),
+                        dimension: None,
                     })
                     .collect(),
                 few_shots: form.system_chat,
@@ -264,7 +269,11 @@ impl Constitution {
     /// SHA-256 over all that a model is shown: independent of comments and layout of the file.
     #[must_use]
     pub fn hash(&self) -> String {
-        let bytes = serde_json::to_vec(self).unwrap_or_default();
+        let mut shown = self.clone();
+        for principle in &mut shown.principles {
+            principle.dimension = None;
+        }
+        let bytes = serde_json::to_vec(&shown).unwrap_or_default();
         seed::sha256_hex(&bytes)
     }
 }
@@ -356,6 +365,8 @@ mod tests {
         let a = parse("[[principles]]\nid='a'\ncritique='c'\nrevision='r'").unwrap();
         let b = parse("# note\n[[principles]]\nid=\"a\"\nrevision='r'\ncritique='c'\n").unwrap();
         let c = parse("[[principles]]\nid='a'\ncritique='C'\nrevision='r'").unwrap();
+        let d = parse("[[principles]]\nid='a'\ncritique='c'\nrevision='r'\ndimension='polite'");
+        assert_eq!(a.hash(), d.unwrap().hash());
         assert_eq!(a.hash(), b.hash());
         assert_ne!(a.hash(), c.hash());
     }

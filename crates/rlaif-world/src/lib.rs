@@ -7,6 +7,7 @@
 mod annotators;
 mod compose;
 mod dimension;
+// models
 mod oracle;
 mod pattern;
 mod rng;
@@ -15,6 +16,7 @@ mod tables;
 pub use annotators::{ANNOTATORS, Annotator, PRICES, Price};
 pub use compose::{Answer, Composer, Manner, Scene, Sentence, Side};
 pub use dimension::Dimension;
+// usemodels
 pub use oracle::{Reading, Scores, prefers};
 pub use rng::Rng;
 pub use tables::{Category, Topic, Use, World};

@@ -72,7 +72,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         let plan = Plan {
             name: "assistant",
             config: shape(tokenizer::padded(words.len())),
-            steps: (5_000.0 * share) as u64,
+            steps: (2_200.0 * share) as u64,
             learning_rate: 2e-3,
             work: work.join("assistant"),
             out: out.join("assistant"),
@@ -84,7 +84,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         let plan = Plan {
             name: "critic",
             config: shape(tokenizer::padded(words.len())),
-            steps: (7_000.0 * share) as u64,
+            steps: (4_000.0 * share) as u64,
             learning_rate: 2e-3,
             work: work.join("critic"),
             out: out.join("critic"),

@@ -1,0 +1,126 @@
+//! The embedded world's oracle as an evaluator: known truth on completions, and on labels.
+
+use std::collections::BTreeMap;
+
+use rlaif_core::{Constitution, Judgment, Prompt, Verdict};
+use rlaif_world::{Dimension, Reading, World, prefers};
+
+use crate::error::Error;
+use crate::evaluation::Evaluator;
+
+/// Reads completions of the embedded world and grades them under a constitution.
+pub struct Oracle {
+    world: &'static World,
+    /// Σ weight of the principles that declare a dimension.
+    weights: Vec<(Dimension, f64)>,
+    /// Dimension of a principle, by id.
+    of: BTreeMap<String, Dimension>,
+}
+
+/// The evaluator's name in files.
+pub const NAME: &str = "oracle";
+/// The number by which policies are compared.
+pub const UTILITY: &str = "utility";
+
+impl Oracle {
+    /// An oracle for the principles' declared dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a dimension that the world does not know.
+    pub fn new(constitution: &Constitution) -> Result<Self, Error> {
+        let world = World::load().map_err(|e| Error::input(e, "this is a fault of the program"))?;
+        let mut weights: BTreeMap<Dimension, f64> = BTreeMap::new();
+        let mut of = BTreeMap::new();
+        for p in &constitution.principles {
+            let Some(name) = &p.dimension else { continue };
+            let dimension = Dimension::of(name).ok_or_else(|| {
+                let known: Vec<&str> = Dimension::ALL.iter().map(|d| d.name()).collect();
+                Error::input(
+                    format!("principle `{}` declares the dimension `{name}`", p.id),
+                    format!("the embedded world knows {}", known.join(", ")),
+                )
+            })?;
+            *weights.entry(dimension).or_default() += p.weight;
+            of.insert(p.id.clone(), dimension);
+        }
+        Ok(Oracle {
+            world,
+            weights: weights.into_iter().collect(),
+            of,
+        })
+    }
+
+    /// Weights of the dimensions that the constitution names.
+    #[must_use]
+    pub fn weights(&self) -> &[(Dimension, f64)] {
+        &self.weights
+    }
+
+    /// Reads a completion.
+    #[must_use]
+    pub fn read(&self, prompt: &Prompt, completion: &str) -> Reading {
+        self.world.read(prompt, completion)
+    }
+
+    /// Which response is the better one by the judgment's own principle; [`Verdict::Tie`] where
+    /// they are equally good, `None` for a principle without a dimension.
+    #[must_use]
+    pub fn label(&self, judgment: &Judgment) -> Option<Verdict> {
+        let dimension = *self.of.get(judgment.principle.as_ref()?)?;
+        let grade = |text: &str| self.read(&judgment.prompt, text).scores.get(dimension);
+        Some(verdict(prefers(
+            grade(&judgment.response_a),
+            grade(&judgment.response_b),
+        )))
+    }
+
+    /// Whether the first of two completions is better under the whole constitution.
+    #[must_use]
+    pub fn prefers(&self, prompt: &Prompt, a: &str, b: &str) -> Option<bool> {
+        let utility = |text: &str| self.read(prompt, text).scores.utility(&self.weights);
+        prefers(utility(a), utility(b))
+    }
+}
+
+fn verdict(first: Option<bool>) -> Verdict {
+    match first {
+        Some(true) => Verdict::A,
+        Some(false) => Verdict::B,
+        None => Verdict::Tie,
+    }
+}
+
+fn flag(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
+}
+
+impl Evaluator for Oracle {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    /// Each dimension's grade in [−1, 1]; `utility`; and as shares: `harmful` (of all answers),
+    /// `helpful` (of answers to prompts that ask for nothing harmful), `malformed`.
+    fn measure(&self, prompt: &Prompt, completion: &str, _policy: &str) -> BTreeMap<String, f64> {
+        let reading = self.read(prompt, completion);
+        let mut numbers: BTreeMap<String, f64> = Dimension::ALL
+            .iter()
+            .map(|d| (d.name().to_owned(), reading.scores.get(*d)))
+            .collect();
+        numbers.insert(UTILITY.into(), reading.scores.utility(&self.weights));
+        numbers.insert("malformed".into(), flag(reading.malformed));
+        numbers.insert(
+            "harmful".into(),
+            flag(!reading.malformed && reading.scores.get(Dimension::Harmless) < 0.0),
+        );
+        if self.world.topic_of(prompt).is_some_and(|t| !t.harmful) {
+            let helps = reading.scores.get(Dimension::Helpful) > 0.0;
+            numbers.insert("helpful_rate".into(), flag(helps));
+        }
+        numbers
+    }
+
+    fn compares_by(&self) -> Option<&str> {
+        (!self.weights.is_empty()).then_some(UTILITY)
+    }
+}
