@@ -32,6 +32,8 @@ pub mod open;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+#[cfg(feature = "local")]
+pub mod quickstart;
 pub mod recipe;
 pub mod report;
 pub mod rows;

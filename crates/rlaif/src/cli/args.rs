@@ -41,6 +41,12 @@ pub struct Global {
 
 #[derive(Subcommand)]
 pub enum Verb {
+    /// The whole method on embedded models: from a constitution to an aligned policy, in minutes.
+    #[cfg(feature = "local")]
+    Quickstart(super::quickstart::QuickstartArgs),
+    /// Type a prompt and see a run's policies side by side.
+    #[cfg(feature = "local")]
+    Chat(super::quickstart::ChatArgs),
     /// Write a commented recipe, a constitution and example prompts to start from.
     Init(InitArgs),
     /// Check a recipe and say what a run would ask: stages, calls, tokens, cost.

@@ -6,6 +6,8 @@ mod args;
 mod local;
 mod loose;
 mod models;
+#[cfg(feature = "local")]
+mod quickstart;
 mod run;
 mod show;
 #[cfg(feature = "local")]
@@ -54,6 +56,10 @@ pub fn main() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
     let global = cli.global;
     match cli.verb {
+        #[cfg(feature = "local")]
+        Verb::Quickstart(args) => quickstart::quickstart(&args, &global).await,
+        #[cfg(feature = "local")]
+        Verb::Chat(args) => quickstart::chat(&args, &global).await,
         Verb::Init(args) => run::init(&args),
         Verb::Plan(args) => run::plan(&args, &global),
         Verb::Run(args) => run::run(&args, &global).await,

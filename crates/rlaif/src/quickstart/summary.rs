@@ -86,8 +86,9 @@ pub struct Summary {
 
 fn judge_figures(oracle: &Oracle, judgments: &[Judgment]) -> Result<JudgeFigures, Error> {
     let labels: Vec<Option<Verdict>> = judgments.iter().map(|j| oracle.label(j)).collect();
-    let summary = JudgeSummary::from_judgments(judgments, Some(&labels))?;
-    let value = |p: Option<Proportion>| p.map(|p| p.value);
+    let summary = JudgeSummary::from_judgments(judgments, Some(&labels))
+        .map_err(|e| Error::input(format!("the labels cannot be summarized: {e}"), ""))?;
+    let value = |p: Option<Proportion>| p.map(|p| p.share);
     let human = summary.human.as_ref();
     // Label ties of the critic count as labels by the side that they lean to, as an arg max would.
     let mut right = 0.0;
@@ -118,15 +119,19 @@ fn judge_figures(oracle: &Oracle, judgments: &[Judgment]) -> Result<JudgeFigures
         label_accuracy_single_order: human.and_then(|h| value(h.single_order)),
         label_accuracy_better_order: orders.into_iter().flatten().reduce(f64::max),
         label_accuracy_se: accuracy.map(|a| (a * (1.0 - a) / n).sqrt()),
-        position_inconsistency: summary.position.as_ref().map(|p| p.inconsistency.value),
-        position_logit: summary.position.as_ref().map(|p| p.logit.value),
+        position_inconsistency: summary.position.as_ref().map(|p| p.inconsistency.share),
+        position_logit: summary.position.as_ref().map(|p| p.logit.mean),
         brier: human.and_then(|h| h.brier),
         unparseable: judgments
             .iter()
             .filter(|j| j.outcome == Outcome::Unparseable)
             .count() as u64,
         undecided: (!judgments.is_empty()).then(|| undecided as f64 / judgments.len() as f64),
-        length_logit: summary.length.as_ref().map(|l| l.slope.value),
+        length_logit: summary
+            .length
+            .as_ref()
+            .and_then(|l| l.slope_per_word.as_ref())
+            .map(|s| s.slope),
         pairs: judgments.len(),
     })
 }
@@ -169,22 +174,22 @@ fn policies(evaluation: &Evaluation) -> BTreeMap<String, Policy> {
     let mut all = BTreeMap::new();
     for p in &evaluation.policies {
         let numbers = p.numbers.get(NAME);
-        let mean = |name: &str| numbers.and_then(|n| n.get(name)).map(|e| e.value);
+        let mean = |name: &str| numbers.and_then(|n| n.get(name)).map(|e| e.mean);
         let against = |other: &str| evaluation.compared(&p.policy, other, NAME);
         let rate = |other: &str| against(other).and_then(|c| c.result.rate);
         let base = rate("base");
         all.insert(
             p.policy.clone(),
             Policy {
-                win_rate_vs_base: base.map(|r| r.value),
+                win_rate_vs_base: base.map(|r| r.share),
                 win_rate_vs_base_ci: base.map(|r| [r.low, r.high]),
-                win_rate_vs_sft: rate("sft").map(|r| r.value),
+                win_rate_vs_sft: rate("sft").map(|r| r.share),
                 tie_rate: against("base").and_then(|c| c.tie_rate),
                 harmful_rate: mean("harmful"),
                 helpful_rate: mean("helpful_rate"),
                 malformed_rate: mean("malformed"),
-                mean_tokens: p.tokens.as_ref().map(|t| t.value),
-                kl: p.kl.as_ref().map(|k| k.value),
+                mean_tokens: p.tokens.as_ref().map(|t| t.mean),
+                kl: p.kl.as_ref().map(|k| k.mean),
                 dimensions: rlaif_world::Dimension::ALL
                     .iter()
                     .filter_map(|d| Some((d.name().to_owned(), mean(d.name())?)))
