@@ -23,5 +23,5 @@ pub use sampler::{Stream, argmax, draw, log_sum_exp};
 pub use schedule::{Finished, Job, Options, Scheduler};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
-pub use tune::{AdamW, Adapter, Batch, LoraConfig, Outputs, Parameters, Tape, Tuner};
+pub use tune::{AdamW, Adapter, Batch, Footprint, LoraConfig, Outputs, Parameters, Tape, Tuner};
 pub use weights::{Block, Matrix, PROJECTIONS, Weights};

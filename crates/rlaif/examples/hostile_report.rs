@@ -1,10 +1,13 @@
 //! Writes a report on texts that try to break out of the page: `hostile_report OUT.html`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rlaif::blocking::RlaifAgent;
+use rlaif::evaluation::{Evaluation, Measured, PolicyFigures};
+use rlaif::report::training::Training;
 use rlaif::report::{Page, render};
-use rlaif::{Constitution, Error, Message, ScriptedModel, open};
+use rlaif::{Constitution, Error, Message, Outcome, ScriptedModel, open};
 
 const HOSTILE: [&str; 6] = [
     "<script>document.title='PWNED'</script>",
@@ -14,6 +17,37 @@ const HOSTILE: [&str; 6] = [
     "plain at first \u{202e}then backwards\u{202c} with an invisible\u{200b} space",
     "<a href=\"javascript:document.title='PWNED'\">a link</a> {{ 1 + 1 }} &amp; done",
 ];
+
+fn figures_of(policy: &str) -> PolicyFigures {
+    PolicyFigures {
+        policy: policy.to_owned(),
+        completions: HOSTILE.len(),
+        failed: 0,
+        tokens: None,
+        words: None,
+        reward: None,
+        kl: None,
+        kl_to: None,
+        numbers: BTreeMap::new(),
+    }
+}
+
+/// What a policy that tries to break out of the page answers.
+fn answers(text: &str) -> Vec<Measured> {
+    let answer = |policy: &str| Measured {
+        id: text.to_owned(),
+        policy: policy.to_owned(),
+        prompt: text.into(),
+        completion: format!("{policy}: {text}"),
+        outcome: Outcome::Decided,
+        tokens: Some(9),
+        words: 9,
+        reward: Some(0.5),
+        kl: None,
+        numbers: BTreeMap::from([(text.to_owned(), BTreeMap::from([(text.to_owned(), 1.0)]))]),
+    };
+    vec![answer("base"), answer("ppo")]
+}
 
 fn main() -> Result<(), Error> {
     let out = std::env::args()
@@ -36,11 +70,22 @@ fn main() -> Result<(), Error> {
         judgments.push(agent.generate_preference_data(*text, text, "a plain answer")?);
     }
     let summary = rlaif::figures::summary(&judgments, &Default::default())?;
+    let training = Training {
+        evaluation: Some(Evaluation {
+            prompts: HOSTILE.len(),
+            policies: ["base", "ppo"].map(figures_of).to_vec(),
+            ..Evaluation::default()
+        }),
+        samples: HOSTILE.iter().flat_map(|t| answers(t)).collect(),
+        labels: judgments.len(),
+        ..Training::default()
+    };
     let page = Page {
         title: "Texts that try to break out",
         judgments: &judgments,
         revisions: &revisions,
         summary: &summary,
+        training: &training,
     };
     rlaif_core::run::write_atomic(Path::new(&out), render(&page).as_bytes())?;
     Ok(())

@@ -15,10 +15,10 @@ use serde::Serialize;
 
 use crate::error::Error;
 use crate::evaluation::{self, Evaluation};
-#[cfg(feature = "local")]
-use crate::recipe::Algorithm;
 use crate::stages::export::Exported;
 use crate::stages::{self, Context, StageReport};
+#[cfg(feature = "local")]
+use crate::{plan, recipe::Algorithm};
 
 /// Stages in their order.
 pub const STAGES: [&str; 11] = [
@@ -99,6 +99,12 @@ pub struct Finished {
 /// The first stage's error; the stages before it are finished and recorded.
 pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Finished, Error> {
     let r = cx.recipe;
+    #[cfg(feature = "local")]
+    for p in plan::training(r, &plan::plan(r, cx.constitution, cx.prompts), cx.prompts)? {
+        if which.takes(p.stage) {
+            p.memory.check(p.stage)?;
+        }
+    }
     let mut done = Vec::new();
     if let Some(c) = r.candidates.as_ref().filter(|_| which.takes("candidates")) {
         done.push(stages::candidates::run(cx, c).await?);

@@ -1,11 +1,26 @@
 //! What a run will ask, before anything is asked.
 
+#[cfg(feature = "local")]
+use std::collections::BTreeMap;
+
 use rlaif_core::Constitution;
 use rlaif_core::dataset::Dataset;
+#[cfg(feature = "local")]
+use rlaif_core::seed::Split;
+#[cfg(feature = "local")]
+use rlaif_engine::LlamaConfig;
 use rlaif_feedback::{Judge, Rationale, Scope};
 use serde::Serialize;
 
+#[cfg(feature = "local")]
+use crate::error::Error;
+#[cfg(feature = "local")]
+use crate::recipe::Algorithm;
+#[cfg(any(feature = "local", feature = "remote"))]
+use crate::recipe::ModelSource;
 use crate::recipe::{Compare, Recipe};
+#[cfg(feature = "local")]
+use crate::train::{Need, TuneConfig};
 
 /// What one stage will ask.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -143,11 +158,111 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
     plans
 }
 
+/// What one training stage will do.
+#[cfg(feature = "local")]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TrainingPlan {
+    /// Its name.
+    pub stage: &'static str,
+    /// The model that it starts from, by its name in the recipe.
+    pub base: String,
+    /// Weights of that model.
+    pub parameters: u64,
+    /// Examples, at most; PPO: completions.
+    pub rows: usize,
+    /// Optimizer steps, at most; PPO: iterations.
+    pub steps: u64,
+    /// Memory.
+    pub memory: Need,
+}
+
+/// Estimates the training stages of a recipe, whose labeling stages `plans` are known.
+///
+/// # Errors
+/// A model's folder that cannot be read.
+#[cfg(feature = "local")]
+pub fn training(
+    recipe: &Recipe,
+    plans: &[StagePlan],
+    prompts: &Dataset,
+) -> Result<Vec<TrainingPlan>, Error> {
+    let rows = |stage: &str| {
+        plans
+            .iter()
+            .find(|p| p.stage == stage)
+            .map_or(0, |p| p.rows)
+    };
+    let train = |row: &&rlaif_core::dataset::Row| Split::of(&row.prompt) == Split::Train;
+    let share = prompts.rows.iter().filter(train).count() as f64 / prompts.rows.len().max(1) as f64;
+    let mut shapes: BTreeMap<&str, LlamaConfig> = BTreeMap::new();
+    let mut plans = Vec::new();
+    let mut examples = |stage, base: &str, all: f64, t: &TuneConfig, shape: &LlamaConfig| {
+        let rows = (all * share).ceil() as usize;
+        let each = rows.div_ceil(t.batch_size.max(1)) as f64;
+        plans.push(TrainingPlan {
+            stage,
+            base: base.to_owned(),
+            parameters: shape.parameters(),
+            rows,
+            steps: (each * t.num_train_epochs).ceil() as u64,
+            memory: Need::of_examples(shape, t.lora, t.max_tokens, stage == "dpo"),
+        });
+    };
+    // A stage's model has the shape of the one that it starts from.
+    let shape = |shapes: &BTreeMap<&str, LlamaConfig>, name: &str| match recipe.models.get(name) {
+        Some(ModelSource::Folder(folder)) => Ok(LlamaConfig::read(folder)?),
+        _ => shapes.get(name).cloned().ok_or_else(|| Error::Open {
+            model: name.to_owned(),
+            problem: "no folder and no earlier stage defines it".into(),
+        }),
+    };
+    if let Some(c) = &recipe.sft {
+        let s = shape(&shapes, &c.base)?;
+        let revised = rows("revise") as f64;
+        examples(
+            "sft",
+            &c.base,
+            revised / (1.0 - c.helpful_share),
+            &c.tune,
+            &s,
+        );
+        shapes.insert("sft", s);
+    }
+    if let Some(c) = &recipe.reward {
+        let s = shape(&shapes, &c.base)?;
+        examples("reward", &c.base, rows("judge") as f64, &c.tune, &s);
+        shapes.insert("reward", s);
+    }
+    match recipe.optimizes_by() {
+        Some(Algorithm::Dpo) => {
+            if let Some(c) = &recipe.dpo {
+                let s = shape(&shapes, &c.base)?;
+                examples("dpo", &c.base, rows("judge") as f64, &c.tune, &s);
+            }
+        }
+        Some(Algorithm::Ppo) => {
+            if let Some(c) = &recipe.ppo {
+                let (s, reward) = (shape(&shapes, &c.base)?, shape(&shapes, &c.reward)?);
+                plans.push(TrainingPlan {
+                    stage: "ppo",
+                    base: c.base.clone(),
+                    parameters: s.parameters(),
+                    rows: c.algorithm.total_episodes,
+                    steps: rlaif_train::ppo::iterations(&c.algorithm).0,
+                    memory: Need::of_ppo(&s, Some(&reward), c.lora, c.algorithm.max_tokens),
+                });
+            }
+        }
+        None => {}
+    }
+    Ok(plans)
+}
+
 #[cfg(feature = "remote")]
 fn price(recipe: &Recipe, model: &str, prompt: u64, generated: u64) -> Option<f64> {
     let price = match recipe.models.get(model)? {
-        crate::recipe::ModelSource::Endpoint(config) => config.price.as_ref()?,
-        crate::recipe::ModelSource::Folder(_) => return Some(0.0),
+        ModelSource::Endpoint(config) => config.price.as_ref()?,
+        ModelSource::Folder(_) => return Some(0.0),
     };
     Some(
         (prompt as f64 * price.prompt_usd_per_mtok

@@ -307,3 +307,63 @@ async fn a_recipe_built_in_code_runs_and_evaluators_stand_beside() {
             .is_file()
     );
 }
+
+/// The commented training tables of `init`, uncommented as they say; what cannot fit is refused
+/// before anything is asked, and keys have their nearest names.
+#[test]
+fn training_tables_of_init_are_planned_and_memory_is_held_against_the_machine() {
+    let b = bench("");
+    assert!(b.run("init r").status.success());
+    let text = std::fs::read_to_string(b.path("r/recipe.toml")).unwrap();
+    let (labels, training) = text.split_once("# Training, in memory").unwrap();
+    let uncommented: String = training
+        .lines()
+        .filter_map(|l| l.strip_prefix("# "))
+        .filter(|l| l.starts_with('[') || l.contains(" = "))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    let recipe = format!("{labels}{uncommented}")
+        .replace("compare = \"revision\"", "compare = \"sft_candidates\"")
+        .replace("folder = \"base\"", "folder = \"../model\"");
+    std::fs::write(b.path("r/recipe.toml"), &recipe).unwrap();
+    let plan = b.json("plan r/recipe.toml");
+    let stages: Vec<&str> = plan["training"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(stages, ["sft", "reward", "ppo"], "{plan}");
+    let ppo = &plan["training"][2];
+    // 2,560 completions in 20 iterations of 128, and one more that measures the last update.
+    assert_eq!(
+        (ppo["steps"].as_u64(), ppo["base"].as_str()),
+        (Some(21), Some("sft"))
+    );
+    assert!(ppo["memory"]["beside"].as_u64() > ppo["memory"]["weights"].as_u64());
+
+    // 10¹² tokens at once: more than any machine has. Nothing is asked: no server runs.
+    let out = b.run("run r/recipe.toml --set sft.max_tokens=1000000000000");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("training `sft` needs") && said.contains("`max_tokens`"),
+        "{said}"
+    );
+
+    let wrong = recipe
+        .replace("helpful_share", "helpfull_share")
+        .replace("kl_budget", "kl_bugdet")
+        .replace("base = \"sft\"\nreward", "base = \"stf\"\nreward");
+    std::fs::write(b.path("r/wrong.toml"), wrong).unwrap();
+    let out = b.run("plan r/wrong.toml --json");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    for words in [
+        "unknown key `sft.helpfull_share`",
+        "did you mean `helpful_share`?",
+        "did you mean `kl_budget`?",
+    ] {
+        assert!(said.contains(words), "{words} not in {said}");
+    }
+}

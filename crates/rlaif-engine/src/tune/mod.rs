@@ -6,6 +6,7 @@
 
 mod head;
 mod lora;
+mod memory;
 mod ops;
 mod optim;
 
@@ -22,6 +23,7 @@ use crate::rope::Rope;
 use crate::weights::{Matrix, Weights, write_tensors};
 use lora::Pair;
 pub use lora::{Adapter, LoraConfig};
+pub use memory::Footprint;
 use ops::{Attention, linear, linear_dw, linear_dx, rms_norm_back, silu_mul_back};
 pub use optim::AdamW;
 

@@ -589,6 +589,7 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
             judgments: &judgments,
             revisions: &[],
             summary: &summary,
+            training: &rlaif::report::training::Training::default(),
         });
         rlaif_core::run::write_atomic(page, html.as_bytes())?;
     }

@@ -10,6 +10,7 @@ use rlaif::figures::{self, Totals};
 use rlaif::pipeline::{self, Selection};
 use rlaif::plan::StagePlan;
 use rlaif::progress::Progress;
+use rlaif::report::training::Training;
 use rlaif::report::{Page, render};
 use rlaif::rows::{Stop, Tally};
 use rlaif::stages::{self, Context, export as exports};
@@ -119,10 +120,16 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
     // Opening the models finds a key that is not set; nothing is asked.
     Models::of_recipe(&ready.recipe, &progress)?;
     let plans = rlaif::plan::plan(&ready.recipe, &ready.constitution, &ready.prompts);
+    #[cfg(feature = "local")]
+    let training = rlaif::plan::training(&ready.recipe, &plans, &ready.prompts)?;
+    #[cfg(not(feature = "local"))]
+    let training: Vec<Value> = Vec::new();
     if global.json {
         println!(
             "{}",
-            json!({ "prompts": ready.prompts.rows.len(), "stages": plans })
+            json!({
+                "prompts": ready.prompts.rows.len(), "stages": plans, "training": training
+            })
         );
         return Ok(0);
     }
@@ -167,7 +174,52 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
         ready.recipe.concurrency,
         calls.div_ceil(ready.recipe.concurrency as u64)
     );
+    #[cfg(feature = "local")]
+    show_training(&training);
     Ok(0)
+}
+
+#[cfg(feature = "local")]
+fn show_training(plans: &[rlaif::plan::TrainingPlan]) {
+    if plans.is_empty() {
+        return;
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    println!(
+        "\n{:12} {:10} {:>12} {:>8} {:>8} {:>11} {:>11} {:>11} {:>11} {:>11}",
+        "training",
+        "from",
+        "parameters",
+        "rows",
+        "steps",
+        "weights",
+        "grad+AdamW",
+        "activations",
+        "beside",
+        "MiB in all"
+    );
+    for p in plans {
+        let t = &p.memory.training;
+        println!(
+            "{:12} {:10} {:>12} {:>8} {:>8} {:>11} {:>11} {:>11} {:>11} {:>11}",
+            p.stage,
+            p.base,
+            p.parameters,
+            p.rows,
+            p.steps,
+            mib(t.weights),
+            mib(t.gradients + t.moments),
+            mib(t.activations),
+            mib(p.memory.beside),
+            mib(p.memory.total())
+        );
+    }
+    if let Some(bytes) = rlaif::train::available() {
+        println!(
+            "Rows are the most there can be. {} MiB are free now.",
+            mib(bytes)
+        );
+    }
 }
 
 pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
@@ -367,6 +419,7 @@ pub fn report(args: &ReportArgs, global: &Global) -> Result<u8, Error> {
             judgments: &judgments,
             revisions: &[],
             summary: &summary,
+            training: &Training::default(),
         });
         write_atomic(&page, html.as_bytes())?;
         page

@@ -6,6 +6,7 @@
 
 mod plots;
 mod text;
+pub mod training;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,7 @@ use rlaif_eval::{JudgeSummary, Proportion};
 use sha2::{Digest, Sha256};
 
 use text::{diff, visible};
+use training::Training;
 
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("filter.js");
@@ -36,6 +38,8 @@ pub struct Page<'a> {
     pub revisions: &'a [Revision],
     /// Statistics over the judgments.
     pub summary: &'a JudgeSummary,
+    /// What training came to; empty for labels alone.
+    pub training: &'a Training,
 }
 
 /// The page.
@@ -60,6 +64,7 @@ pub fn render(page: &Page<'_>) -> String {
             body {
                 main {
                     h1 { (page.title) }
+                    @if !page.training.is_empty() { (training::section(page.training)) h2 { "The labels" } }
                     (summary(page))
                     @if !page.judgments.is_empty() {
                         (pictures(page))
@@ -343,7 +348,7 @@ fn revisions(all: &[Revision]) -> Markup {
         .collect();
     let flagged = decided.iter().filter(|r| !r.flags.is_empty()).count();
     html! {
-        h2 { "Before and after" }
+        h2 { "Critiques and revisions" }
         p.soft {
             (decided.len()) " of " (all.len()) " revisions came; " (flagged)
             " are flagged (they change nothing, repeat the critique, or are empty). "

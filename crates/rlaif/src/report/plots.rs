@@ -101,3 +101,129 @@ pub(super) fn reliability(bins: &[ReliabilityBin]) -> Markup {
         &points,
     )
 }
+
+/// One line of a plot.
+pub(super) struct Series {
+    name: String,
+    points: Vec<(f64, f64)>,
+    line: bool,
+    dots: bool,
+    own_scale: bool,
+}
+
+impl Series {
+    fn new(name: &str, points: Vec<(f64, f64)>, line: bool, dots: bool) -> Self {
+        let finite = |p: &(f64, f64)| p.0.is_finite() && p.1.is_finite();
+        Series {
+            name: name.to_owned(),
+            points: points.into_iter().filter(finite).collect(),
+            line,
+            dots,
+            own_scale: false,
+        }
+    }
+
+    /// A line.
+    pub(super) fn line(name: &str, points: Vec<(f64, f64)>) -> Self {
+        Self::new(name, points, true, false)
+    }
+
+    /// Dots alone.
+    pub(super) fn dots(name: &str, points: Vec<(f64, f64)>) -> Self {
+        Self::new(name, points, false, true)
+    }
+
+    /// A line with a dot at each point, in the order given.
+    pub(super) fn path(name: &str, points: Vec<(f64, f64)>) -> Self {
+        Self::new(name, points, true, true)
+    }
+
+    /// Stretched over the plot's height by itself: its numbers mean something else.
+    pub(super) fn on_own_scale(mut self) -> Self {
+        self.own_scale = true;
+        self
+    }
+}
+
+/// Points of a line at most; more could not be told apart.
+const MAX_POINTS: usize = 400;
+
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| {
+        (low.min(v), high.max(v))
+    });
+    match (low.is_finite(), high > low) {
+        (false, _) => (0.0, 1.0),
+        (true, true) => (low, high),
+        (true, false) => (low - 0.5, high + 0.5),
+    }
+}
+
+fn short(v: f64) -> String {
+    match v.abs() {
+        a if a >= 100.0 => format!("{v:.0}"),
+        a if a >= 1.0 => format!("{v:.1}"),
+        a if a >= 0.01 || a == 0.0 => format!("{v:.2}"),
+        _ => format!("{v:.0e}"),
+    }
+}
+
+/// Lines over a common horizontal axis, with dashed vertical ones at `marks`.
+pub(super) fn lines(
+    label: &str,
+    horizontal: &str,
+    vertical: &str,
+    series: &[Series],
+    marks: &[f64],
+) -> Markup {
+    let all = || series.iter().flat_map(|s| &s.points);
+    let (left, right) = range(all().map(|p| p.0).chain(marks.iter().copied()));
+    let shared = || series.iter().filter(|s| !s.own_scale);
+    let (low, high) = range(shared().flat_map(|s| &s.points).map(|p| p.1));
+    let place = |s: &Series, p: &(f64, f64)| {
+        let (low, high) = if s.own_scale {
+            range(s.points.iter().map(|p| p.1))
+        } else {
+            (low, high)
+        };
+        (
+            x((p.0 - left) / (right - left)),
+            y((p.1 - low) / (high - low)),
+        )
+    };
+    html! {
+        svg viewBox=(format!("0 0 {W} {H}")) role="img" aria-label=(label) {
+            line.axis x1=(x(0.0)) y1=(y(0.0)) x2=(x(1.0)) y2=(y(0.0)) {}
+            line.axis x1=(x(0.0)) y1=(y(0.0)) x2=(x(0.0)) y2=(y(1.0)) {}
+            @for tick in [0.0, 0.5, 1.0] {
+                text x=(x(tick)) y=(y(0.0) + 16.0) text-anchor="middle" { (short(left + tick * (right - left))) }
+                text x=(LEFT - 4.0) y=(y(tick) + 4.0) text-anchor="end" { (short(low + tick * (high - low))) }
+            }
+            text x=(x(0.5)) y=(H - 4.0) text-anchor="middle" { (horizontal) }
+            @if series.len() == 1 {
+                text x=(x(0.0) + 4.0) y=(TOP + 8.0) { (vertical) }
+            }
+            @for mark in marks {
+                @let at = x((mark - left) / (right - left));
+                line.diag x1=(format!("{at:.1}")) y1=(y(0.0)) x2=(format!("{at:.1}")) y2=(y(1.0)) {}
+            }
+            @for (i, s) in series.iter().enumerate() {
+                @let step = s.points.len().div_ceil(MAX_POINTS).max(1);
+                @let points: Vec<(f64, f64)> = s.points.iter().step_by(step).map(|p| place(s, p)).collect();
+                @if s.line {
+                    polyline.curve.(format!("c{}", i % 3)) points=(points.iter().map(|(a, b)| format!("{a:.1},{b:.1}")).collect::<Vec<_>>().join(" ")) {}
+                }
+                @if s.dots {
+                    @for (a, b) in &points {
+                        circle.point.(format!("c{}", i % 3)) cx=(format!("{a:.1}")) cy=(format!("{b:.1}")) r="2.5" {}
+                    }
+                }
+                @if series.len() > 1 {
+                    text.legend.(format!("c{}", i % 3)) x=(x(0.02)) y=(TOP + 8.0 + 13.0 * i as f64) {
+                        (super::text::visible(&s.name))
+                    }
+                }
+            }
+        }
+    }
+}

@@ -35,6 +35,7 @@ fn hostile_text_stays_text() {
         judgments: &judgments,
         revisions: &[],
         summary: &summary,
+        training: &Training::default(),
     });
     assert!(!html.contains("<script>document"), "a script came through");
     assert!(!html.contains("<img"), "a tag came through");
@@ -42,6 +43,71 @@ fn hostile_text_stays_text() {
     assert!(html.contains("U+202E") && html.contains("U+200B"));
     // Attribute values are quoted and escaped: no quote of the text ends one.
     assert!(!html.contains("onerror=\"document"));
+}
+
+#[test]
+fn what_policies_wrote_stays_text_and_curves_are_drawn() {
+    use crate::evaluation::{Evaluation, Measured};
+    use training::{KeptLine, LogLine, Trained};
+    let mut training = Training {
+        evaluation: Some(Evaluation {
+            prompts: 1,
+            policies: serde_json::from_value(serde_json::json!([
+                {"policy": "base", "completions": 1, "failed": 0, "numbers": {}},
+                {"policy": "ppo", "completions": 1, "failed": 0,
+                 "numbers": {HOSTILE: {HOSTILE: {"mean": 1.0, "std_error": null, "n": 1}}}},
+            ]))
+            .unwrap(),
+            ..Evaluation::default()
+        }),
+        ..Training::default()
+    };
+    training.samples = vec![Measured {
+        id: "1".into(),
+        policy: "ppo".into(),
+        prompt: Prompt::from(HOSTILE),
+        completion: HOSTILE.into(),
+        outcome: Outcome::Decided,
+        tokens: None,
+        words: 1,
+        reward: Some(1.0),
+        kl: None,
+        numbers: BTreeMap::from([(HOSTILE.into(), BTreeMap::from([(HOSTILE.into(), 1.0)]))]),
+    }];
+    let line = |i: u64| LogLine {
+        iteration: i,
+        score: i as f64,
+        kl: (i * i) as f64,
+        ..LogLine::default()
+    };
+    training.stages = vec![Trained {
+        stage: "ppo".into(),
+        log: (1..=3).map(line).collect(),
+        summary: training::Summary {
+            kept: Some(KeptLine { iteration: 2 }),
+            ..training::Summary::default()
+        },
+    }];
+    let summary = JudgeSummary::from_judgments(&[], None).unwrap();
+    let html = render(&Page {
+        title: "t",
+        judgments: &[],
+        revisions: &[],
+        summary: &summary,
+        training: &training,
+    });
+    assert!(!html.contains("<script>document") && !html.contains("<img"));
+    assert!(html.matches("&lt;img").count() >= 3);
+    // Three iterations at KL 1, 4, 9: √KL runs from 1 to 3, and the stop at 2 stands in the middle
+    // of the axis from 38 to 310.
+    assert!(
+        html.contains("<line class=\"diag\" x1=\"174.0\""),
+        "the stop is not marked"
+    );
+    assert!(
+        html.contains("38.0,196.0 174.0,103.0 310.0,10.0"),
+        "the path is not drawn"
+    );
 }
 
 #[test]
@@ -72,6 +138,7 @@ fn a_large_file_is_shown_in_part_and_says_so() {
         judgments: &many,
         revisions: &[],
         summary: &summary,
+        training: &Training::default(),
     });
     assert!(html.contains(&format!("{} of 1000 rows", rows.len())));
 }

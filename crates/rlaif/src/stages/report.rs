@@ -11,8 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Context, read_records};
 use crate::error::Error;
-use crate::figures;
+use crate::report::training::{Trained, Training};
 use crate::report::{Page, render};
+use crate::{evaluation, figures};
 
 /// The page.
 pub const FILE: &str = "report.html";
@@ -49,14 +50,49 @@ pub fn write(
         .filter_map(|row| Some((row.id.clone(), row.label.get()?)))
         .collect();
     let summary = figures::summary(&judgments, &labels)?;
+    let training = training(run, &judgments)?;
     let html = render(&Page {
         title,
         judgments: &judgments,
         revisions: &revisions,
         summary: &summary,
+        training: &training,
     });
     write_atomic(page, html.as_bytes())?;
     Ok((!judgments.is_empty()).then_some(summary))
+}
+
+/// Logs, summaries and the evaluation of a run folder.
+fn training(run: &Path, judgments: &[Judgment]) -> Result<Training, Error> {
+    let mut stages = Vec::new();
+    for stage in ["sft", "reward", "ppo", "dpo"] {
+        let folder = run.join(stage);
+        let summary = folder.join("summary.json");
+        // Written last: without it the stage has not ended.
+        if let Ok(text) = std::fs::read_to_string(&summary) {
+            let summary = serde_json::from_str(&text).map_err(|e| {
+                Error::Core(rlaif_core::Error::Format {
+                    path: summary,
+                    problem: e.to_string(),
+                })
+            })?;
+            stages.push(Trained {
+                stage: stage.to_owned(),
+                log: records(&folder.join("log.jsonl"))?,
+                summary,
+            });
+        }
+    }
+    Ok(Training {
+        labels: if stages.is_empty() {
+            0
+        } else {
+            judgments.len()
+        },
+        stages,
+        evaluation: evaluation::read(run)?,
+        samples: records(&run.join(evaluation::FILE))?,
+    })
 }
 
 fn records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {

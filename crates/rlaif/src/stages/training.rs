@@ -12,7 +12,7 @@ use serde_json::Map;
 use super::{Context, StageReport, read_records, record, unchanged};
 use crate::error::Error;
 use crate::rows::Tally;
-use crate::train::{At, LOG, Other};
+use crate::train::{At, LOG, Other, discard_checkpoint};
 
 /// A stage that trains: `NAME/` in the run folder holds the model.
 pub(super) struct Training<'a> {
@@ -77,6 +77,7 @@ impl Training<'_> {
             .outcomes
             .insert(Outcome::Decided.as_str(), steps as usize);
         record(cx.folder, self.name, key, outputs, &tally)?;
+        discard_checkpoint(&out)?;
         Ok(StageReport {
             stage: self.name.to_owned(),
             unchanged: false,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rlaif_core::Outcome;
 use rlaif_core::dataset::{self, Dataset};
+use rlaif_engine::LlamaConfig;
 use rlaif_train::dpo::LossType;
 use rlaif_train::fit::{self as fits, fit};
 use rlaif_train::schedule::Schedule;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::examples::{Made, Splits, label};
 use super::folder::Folder;
-use super::{At, Desk, Head, Network, STOPPED, ended, lora, settings, write_summary};
+use super::{At, Desk, Head, Need, Network, STOPPED, ended, lora, settings, write_summary};
 use crate::error::Error;
 use crate::local::fingerprint;
 use crate::rows::row_key;
@@ -315,6 +316,8 @@ impl<'a> Fit<'a> {
         at: &'a At<'a>,
     ) -> Result<Self, Error> {
         let begun = Instant::now();
+        let shape = LlamaConfig::read(at.base)?;
+        Need::of_examples(&shape, tune.lora, tune.max_tokens, verb == "dpo").check(verb)?;
         let desk = Desk::open(at.base, head, at.seed)?;
         // The rows' number stands for a limit on them, which the file's hash does not show.
         let identity = row_key(&[

@@ -182,25 +182,36 @@ impl Folder {
         };
         let text = serde_json::to_string_pretty(&mark).unwrap_or_default();
         rlaif_core::run::write_atomic(&self.out.join("checkpoint.json"), text.as_bytes())?;
-        self.clear(&name)?;
+        clear(&self.out, &name)?;
         self.last = Instant::now();
         Ok(())
     }
+}
 
-    /// Removes all checkpoints but one.
-    fn clear(&self, keep: &str) -> Result<(), Error> {
-        let entries =
-            std::fs::read_dir(&self.out).map_err(rlaif_core::Error::io("read", &self.out))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("checkpoint-") && name != keep {
-                let folder = entry.path();
-                std::fs::remove_dir_all(&folder)
-                    .map_err(rlaif_core::Error::io("remove", &folder))?;
-            }
-        }
-        Ok(())
+/// Removes the checkpoint of a run that has ended and is recorded elsewhere: with the optimizer's
+/// moments it takes three times the model's room.
+///
+/// # Errors
+/// A file or folder that cannot be removed.
+pub fn discard_checkpoint(out: &Path) -> Result<(), Error> {
+    let mark = out.join("checkpoint.json");
+    if mark.is_file() {
+        std::fs::remove_file(&mark).map_err(rlaif_core::Error::io("remove", &mark))?;
     }
+    clear(out, "")
+}
+
+/// Removes all checkpoints but one.
+fn clear(out: &Path, keep: &str) -> Result<(), Error> {
+    let entries = std::fs::read_dir(out).map_err(rlaif_core::Error::io("read", out))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("checkpoint-") && name != keep {
+            let folder = entry.path();
+            std::fs::remove_dir_all(&folder).map_err(rlaif_core::Error::io("remove", &folder))?;
+        }
+    }
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<File, Error> {

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use rlaif_core::dataset::Dataset;
 use rlaif_core::{Message, Outcome};
+use rlaif_engine::LlamaConfig;
 use rlaif_train::ppo::{self as ppos, Kept, PpoState, Rollout, Scores};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::folder::{Folder, ROLLOUTS};
 use super::scorer::{RewardSource, Scorer};
-use super::{At, Desk, Head, STOPPED, ended, lora, settings, write_summary};
+use super::{At, Desk, Head, Need, STOPPED, ended, lora, settings, write_summary};
 use crate::error::Error;
 use crate::local::fingerprint;
 use crate::rows::row_key;
@@ -103,6 +104,13 @@ pub fn ppo(
 ) -> Result<PpoReport, Error> {
     let begun = Instant::now();
     let progress = at.progress;
+    let shape = LlamaConfig::read(at.base)?;
+    let rewards = match reward {
+        RewardSource::Model(folder) => Some(LlamaConfig::read(folder)?),
+        RewardSource::Command(_) => None,
+    };
+    let tokens = config.algorithm.max_tokens;
+    Need::of_ppo(&shape, rewards.as_ref(), config.lora, tokens).check("ppo")?;
     let desk = Desk::open(at.base, Head::LanguageAndValue, at.seed)?;
     let mut prompts = Vec::new();
     let mut conversations: Vec<Vec<Message>> = Vec::new();
