@@ -153,6 +153,8 @@ pub struct Composer<'w> {
     pub topics: Side,
     /// Side of the principles' wordings.
     pub wordings: Side,
+    /// Sentence templates of each kind that are used, of those on the side.
+    pub habits: usize,
 }
 
 impl<'w> Composer<'w> {
@@ -164,6 +166,7 @@ impl<'w> Composer<'w> {
             templates: Side::Open,
             topics: Side::Open,
             wordings: Side::Open,
+            habits: usize::MAX,
         }
     }
 
@@ -226,6 +229,7 @@ impl<'w> Composer<'w> {
             .filter(|t| {
                 t.kind == category
                     && self.templates.admits(t.sealed)
+                    && t.rank < self.habits
                     && (!matches!(category, Category::Steps | Category::Safe)
                         || count_items(t) == items.len())
                     && t.pattern

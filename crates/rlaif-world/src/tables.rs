@@ -126,6 +126,8 @@ pub(crate) struct Template<K> {
     pub kind: K,
     pub pattern: Pattern,
     pub sealed: bool,
+    /// Place among those of its key on its side of the seal, in the file's order.
+    pub rank: usize,
     key: &'static str,
     text: &'static str,
 }
@@ -136,6 +138,7 @@ impl<K> Template<K> {
             kind,
             pattern: Pattern::parse(text)?,
             sealed: false,
+            rank: 0,
             key,
             text,
         })
@@ -385,6 +388,12 @@ impl World {
             |t| t.text,
             |t| t.sealed = true,
         );
+        let mut ranks: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+        for t in &mut templates {
+            let next = ranks.entry((t.key, t.sealed)).or_default();
+            t.rank = *next;
+            *next += 1;
+        }
         for t in &mut topics {
             if t.experts.is_empty() {
                 t.experts = experts

@@ -129,17 +129,24 @@ fn manner(rng: &mut Rng) -> Manner {
     }
 }
 
-/// What the assistant learns from: answers with its faults, and revisions that mend one.
+/// Templates of each kind that the assistant keeps to.
+const HABITS: usize = 12;
+
+/// What the assistant learns from: answers with its faults, and revisions that mend one. First in
+/// all the language's ways to say a thing, then in a few that become its own, as a model has its
+/// turns of phrase.
 pub struct AssistantRows<'w> {
     composer: Composer<'w>,
+    language: u64,
     words: Tokenizer,
     revise: Template,
 }
 
 impl<'w> AssistantRows<'w> {
-    pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
+    pub fn new(world: &'w World, words: Tokenizer, language: u64) -> Result<Self, String> {
         Ok(AssistantRows {
             composer: Composer::open(world),
+            language,
             words,
             revise: Template::shipped("cai", Purpose::Revise).map_err(|e| e.to_string())?,
         })
@@ -149,7 +156,14 @@ impl<'w> AssistantRows<'w> {
 impl Rows for AssistantRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
         let mut rng = Rng::of(1, &["assistant", &step.to_string()]);
-        let c = &self.composer;
+        let c = &Composer {
+            habits: if step < self.language {
+                usize::MAX
+            } else {
+                HABITS
+            },
+            ..self.composer
+        };
         let mut rows = Vec::new();
         for _ in 0..32 {
             let scene = c.scene(&mut rng, 0.4);

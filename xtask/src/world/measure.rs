@@ -122,12 +122,12 @@ fn accuracy(
 }
 
 /// The assistant's answers to open prompts, as the oracle reads them.
-fn faults(assistant: &mut Model, world: &World) -> Result<Value, String> {
+fn faults(assistant: &mut Model, world: &World, temperature: f32) -> Result<Value, String> {
     let c = Composer::open(world);
     let mut rng = Rng::of(4, &["faults"]);
     let scenes: Vec<_> = (0..1_000).map(|_| c.scene(&mut rng, 0.4)).collect();
     let talks: Vec<_> = scenes.iter().map(|s| s.prompt.0.clone()).collect();
-    let answers = assistant.sample(&talks, 1.0)?;
+    let answers = assistant.sample(&talks, temperature)?;
     let n = scenes.len() as f64;
     let readings: Vec<_> = scenes
         .iter()
@@ -209,8 +209,12 @@ fn faults(assistant: &mut Model, world: &World) -> Result<Value, String> {
 }
 
 /// Measures both models over so many pairs a condition and writes `measured.json` beside them.
-pub fn measure(world: &World, out: &Path, pairs: usize) -> Result<(), String> {
-    let mut critic = Model::open(&out.join("critic"))?;
+pub fn measure(world: &World, out: &Path, pairs: usize, temperature: f32) -> Result<(), String> {
+    let mut figures = Map::new();
+    // Without pairs only the assistant is looked at.
+    let mut critic = (pairs > 0)
+        .then(|| Model::open(&out.join("critic")))
+        .transpose()?;
     let template = Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?;
     let open = Composer::open(world);
     let conditions = [
@@ -246,16 +250,18 @@ pub fn measure(world: &World, out: &Path, pairs: usize) -> Result<(), String> {
             },
         ),
     ];
-    let mut figures = Map::new();
     for (name, composer) in conditions {
-        let found = accuracy(&mut critic, &composer, &template, pairs)?;
+        let Some(critic) = &mut critic else { break };
+        let found = accuracy(critic, &composer, &template, pairs)?;
         println!("{name}: {found}");
         figures.insert(name.into(), found);
     }
     let mut assistant = Model::open(&out.join("assistant"))?;
-    let found = faults(&mut assistant, world)?;
+    let found = faults(&mut assistant, world, temperature)?;
     println!("assistant: {found}");
-    let all = json!({"pairs": pairs, "critic": figures, "assistant": found});
+    let all = json!({
+        "pairs": pairs, "critic": figures, "temperature": temperature, "assistant": found
+    });
     let text = serde_json::to_string_pretty(&all).unwrap_or_default() + "\n";
     std::fs::write(out.join("measured.json"), text)
         .map_err(|e| format!("cannot write in `{}`: {e}", out.display()))

@@ -25,7 +25,11 @@ cargo xtask world [--work DIR] [--out DIR] [--only tokenizer|assistant|critic|me
   --work   where checkpoints of the making are kept (target/world)
   --out    where the finished models go (crates/rlaif-world/models)
   --steps  share of the full number of steps, for a trial
-  --pairs  pairs a condition of the critic's measurement (2000)";
+  --pairs  pairs a condition of the critic's measurement (2000); 0 looks at the assistant only
+  --temperature  of the assistant's answers when it is measured (1)";
+
+/// Steps in which the assistant learns the language before it takes on habits of its own.
+const LANGUAGE: u64 = 2_200;
 
 /// The made models' shape: about two million parameters each.
 fn shape(vocab: usize) -> LlamaConfig {
@@ -55,6 +59,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         })
     };
     let share = number("--steps", 1.0)?;
+    let scaled = |steps: u64| (steps as f64 * share) as u64;
     let only = value("--only");
     let wants = |part: &str| only.is_none_or(|o| o == part);
     let world = World::load()?;
@@ -72,27 +77,26 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         let plan = Plan {
             name: "assistant",
             config: shape(tokenizer::padded(words.len())),
-            steps: (2_200.0 * share) as u64,
-            learning_rate: 2e-3,
+            phases: vec![(scaled(LANGUAGE), 2e-3), (scaled(1_500), 1.5e-3)],
             work: work.join("assistant"),
             out: out.join("assistant"),
         };
-        pretrain(&plan, &AssistantRows::new(world, words)?)?;
+        pretrain(&plan, &AssistantRows::new(world, words, scaled(LANGUAGE))?)?;
     }
     if wants("critic") {
         let words = read("critic")?;
         let plan = Plan {
             name: "critic",
             config: shape(tokenizer::padded(words.len())),
-            steps: (4_000.0 * share) as u64,
-            learning_rate: 2e-3,
+            phases: vec![(scaled(3_200), 2e-3)],
             work: work.join("critic"),
             out: out.join("critic"),
         };
         pretrain(&plan, &CriticRows::new(world, words)?)?;
     }
     if wants("measure") {
-        measure::measure(world, out, number("--pairs", 2_000.0)? as usize)?;
+        let pairs = number("--pairs", 2_000.0)? as usize;
+        measure::measure(world, out, pairs, number("--temperature", 1.0)? as f32)?;
     }
     println!("made in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())

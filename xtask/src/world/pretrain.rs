@@ -15,8 +15,8 @@ use super::data::{Row, Rows};
 pub struct Plan {
     pub name: &'static str,
     pub config: LlamaConfig,
-    pub steps: u64,
-    pub learning_rate: f32,
+    /// Steps and highest rate of each phase; every phase has a warm-up and a cosine of its own.
+    pub phases: Vec<(u64, f32)>,
     /// Checkpoints of the making.
     pub work: PathBuf,
     /// The finished model.
@@ -26,11 +26,24 @@ pub struct Plan {
 /// Most tokens in one pass.
 const AT_ONCE: usize = 4_096;
 
-fn rate(plan: &Plan, step: u64) -> f32 {
-    let warmup = (plan.steps / 30).max(1) as f32;
-    let (s, n) = (step as f32, plan.steps as f32);
-    let cosine = 0.5 * (1.0 + (std::f32::consts::PI * s / n).cos());
-    plan.learning_rate * ((s + 1.0) / warmup).min(1.0) * (0.02 + 0.98 * cosine)
+impl Plan {
+    fn steps(&self) -> u64 {
+        self.phases.iter().map(|(n, _)| n).sum()
+    }
+
+    fn rate(&self, step: u64) -> f32 {
+        let mut begun = 0;
+        for (steps, highest) in &self.phases {
+            if step < begun + steps {
+                let warmup = (steps / 30).max(1) as f32;
+                let (s, n) = ((step - begun) as f32, *steps as f32);
+                let cosine = 0.5 * (1.0 + (std::f32::consts::PI * s / n).cos());
+                return highest * ((s + 1.0) / warmup).min(1.0) * (0.02 + 0.98 * cosine);
+            }
+            begun += steps;
+        }
+        0.0
+    }
 }
 
 /// Rows packed into batches of at most [`AT_ONCE`] tokens.
@@ -80,11 +93,12 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
         optimizer,
     );
     let mark = plan.work.join("step");
+    let steps = plan.steps();
     let mut step = 0;
     if let Ok(said) = fs::read_to_string(&mark) {
         let (at, of) = said.trim().split_once('/').unwrap_or(("", ""));
         let folder = plan.work.join(format!("at-{at}"));
-        if of == plan.steps.to_string() && folder.is_dir() {
+        if of == steps.to_string() && folder.is_dir() {
             tuner.restore(&folder).map_err(text)?;
             step = at
                 .parse()
@@ -100,13 +114,13 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
         // Rows are made beside the training, a few steps ahead.
         let (send, receive) = mpsc::sync_channel(4);
         scope.spawn(move || {
-            for step in first..plan.steps {
+            for step in first..steps {
                 if send.send(rows.rows(step)).is_err() {
                     return;
                 }
             }
         });
-        while step < plan.steps {
+        while step < steps {
             let rows = receive
                 .recv()
                 .map_err(|_| "the maker of rows has stopped".to_owned())??;
@@ -132,24 +146,24 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
                 tuner.backward(tape, &grads);
             }
             n += f64::from(total);
-            tuner.step(rate(plan, step)).map_err(text)?;
+            tuner.step(plan.rate(step)).map_err(text)?;
             step += 1;
-            if step.is_multiple_of(100) || step == plan.steps {
+            if step.is_multiple_of(100) || step == steps {
                 let secs = begun.elapsed().as_secs_f64();
-                let left = secs / (step - first) as f64 * (plan.steps - step) as f64;
+                let left = secs / (step - first) as f64 * (steps - step) as f64;
                 println!(
                     "{}: step {step} of {}, loss {:.4}, {secs:.0} s, {left:.0} s left",
                     plan.name,
-                    plan.steps,
+                    steps,
                     sum / n
                 );
                 (sum, n) = (0.0, 0.0);
             }
-            if saved.elapsed() > Duration::from_secs(60) || step == plan.steps {
+            if saved.elapsed() > Duration::from_secs(60) || step == steps {
                 let folder = plan.work.join(format!("at-{step}"));
                 fs::create_dir_all(&folder).map_err(io(&folder))?;
                 tuner.save_state(&folder).map_err(text)?;
-                rlaif_core::run::write_atomic(&mark, format!("{step}/{}", plan.steps).as_bytes())
+                rlaif_core::run::write_atomic(&mark, format!("{step}/{steps}").as_bytes())
                     .map_err(|e| e.to_string())?;
                 clear(&plan.work, &folder)?;
                 saved = Instant::now();

@@ -44,6 +44,9 @@ pub struct QuickstartArgs {
     /// How the policy is optimized.
     #[arg(long, value_enum, default_value_t = AlgorithmArg::Ppo)]
     pub algorithm: AlgorithmArg,
+    /// Use the folders `assistant` and `critic` in here instead of the embedded models.
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
     /// Prompts to train on.
     #[arg(long, value_name = "N", default_value_t = Quickstart::default().prompts)]
     pub prompts: usize,
@@ -57,7 +60,12 @@ pub struct QuickstartArgs {
     #[arg(long, value_name = "NATS", default_value_t = Quickstart::default().kl_budget)]
     pub kl_budget: f64,
     /// Make the critic prefer what it is shown first, by so many logits.
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub critic_position_logit: f64,
     /// Turn this share of the critic's verdicts round.
     #[arg(long, value_name = "P", default_value_t = 0.0)]
@@ -81,7 +89,10 @@ pub async fn quickstart(args: &QuickstartArgs, global: &Global) -> Result<u8, Er
     let begun = Instant::now();
     if !(0.0..=1.0).contains(&args.critic_noise) {
         return Err(Error::input(
-            format!("--critic-noise is a share from 0 to 1, got `{}`", args.critic_noise),
+            format!(
+                "--critic-noise is a share from 0 to 1, got `{}`",
+                args.critic_noise
+            ),
             "0.2 turns one verdict in five round",
         ));
     }
@@ -92,6 +103,7 @@ pub async fn quickstart(args: &QuickstartArgs, global: &Global) -> Result<u8, Er
             AlgorithmArg::Ppo => Algorithm::Ppo,
             AlgorithmArg::Dpo => Algorithm::Dpo,
         },
+        models: args.models.clone(),
         prompts: args.prompts,
         episodes: args.episodes,
         kl_coef: args.kl_coef,
@@ -166,7 +178,12 @@ struct Player {
     model: Model,
 }
 
-async fn answer(player: &Player, prompt: &Prompt, args: &ChatArgs, turn: u32) -> Result<String, Error> {
+async fn answer(
+    player: &Player,
+    prompt: &Prompt,
+    args: &ChatArgs,
+    turn: u32,
+) -> Result<String, Error> {
     let request = SampleRequest {
         messages: prompt.0.clone().into(),
         prefill: None,
@@ -198,11 +215,14 @@ pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
     let constitution = Constitution::read(&recipe.constitution)?;
     let oracle = Oracle::new(&constitution)?;
     let mut players = Vec::new();
-    let base = recipe.candidates.as_ref().and_then(|c| recipe.models.get(&c.model));
+    let base = recipe
+        .candidates
+        .as_ref()
+        .and_then(|c| recipe.models.get(&c.model));
     if let Some(rlaif::recipe::ModelSource::Folder(folder)) = base {
         players.push(Player {
             name: "base",
-            model: rlaif::open(folder)?,
+            model: rlaif::open(folder.clone())?,
         });
     }
     for name in ["sft", "ppo", "dpo"] {
@@ -210,7 +230,7 @@ pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
         if folder.join("config.json").is_file() {
             players.push(Player {
                 name,
-                model: rlaif::open(&folder)?,
+                model: rlaif::open(folder)?,
             });
         }
     }
@@ -220,10 +240,16 @@ pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
             "run `rlaif quickstart` first, or give the folder of another run with its recipe",
         ));
     }
-    let judge = match (&recipe.judge, &recipe.judge.as_ref().and_then(|j| recipe.models.get(&j.model))) {
+    let judge = match (
+        &recipe.judge,
+        &recipe
+            .judge
+            .as_ref()
+            .and_then(|j| recipe.models.get(&j.model)),
+    ) {
         (Some(config), Some(rlaif::recipe::ModelSource::Folder(folder))) => Some(judge_of(
             config,
-            rlaif::open(folder)?,
+            rlaif::open(folder.clone())?,
             &constitution,
             &args.run,
             global.seed.unwrap_or(0),
@@ -232,7 +258,10 @@ pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
     };
     let terminal = std::io::stdin().is_terminal();
     if terminal {
-        eprintln!("Type a prompt, an empty line ends. Principles: {}.", constitution.principles.len());
+        eprintln!(
+            "Type a prompt, an empty line ends. Principles: {}.",
+            constitution.principles.len()
+        );
     }
     for turn in 0u32.. {
         if terminal {
@@ -273,7 +302,10 @@ pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
             println!(
                 "      critic: P(the last answer is better than the first) = {:.2} by `{}`",
                 verdict.p_first,
-                verdict.principle.as_deref().unwrap_or("the whole constitution")
+                verdict
+                    .principle
+                    .as_deref()
+                    .unwrap_or("the whole constitution")
             );
         }
         println!();

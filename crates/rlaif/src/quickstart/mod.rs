@@ -42,6 +42,9 @@ pub struct Quickstart {
     pub constitution: PathBuf,
     /// `ppo` or `dpo`.
     pub algorithm: Algorithm,
+    /// Folder with `assistant` and `critic` to use instead of the embedded ones, such as
+    /// `cargo xtask world --out` writes.
+    pub models: Option<PathBuf>,
     /// Prompts to train on.
     pub prompts: usize,
     /// Completions of PPO.
@@ -62,6 +65,7 @@ impl Default for Quickstart {
             seed: 0,
             constitution: "default.toml".into(),
             algorithm: Algorithm::Ppo,
+            models: None,
             prompts: 1_600,
             episodes: 4_096,
             kl_coef: 0.02,
@@ -91,7 +95,15 @@ pub fn prepare(what: &Quickstart, out: &Path) -> Result<PathBuf, Error> {
     Constitution::read(&what.constitution)?;
     std::fs::create_dir_all(out).map_err(rlaif_core::Error::io("create", out))?;
     let models = out.join("models");
-    rlaif_world::write_models(&models).map_err(rlaif_core::Error::io("write", &models))?;
+    let models = match &what.models {
+        Some(folder) => {
+            std::path::absolute(folder).map_err(rlaif_core::Error::io("read", folder))?
+        }
+        None => {
+            rlaif_world::write_models(&models).map_err(rlaif_core::Error::io("write", &models))?;
+            PathBuf::from("models")
+        }
+    };
     let text = match std::fs::read_to_string(&what.constitution) {
         Ok(text) => text,
         Err(_) => what
@@ -118,6 +130,7 @@ pub fn prepare(what: &Quickstart, out: &Path) -> Result<PathBuf, Error> {
     }
     let recipe = RECIPE
         .replace("{{seed}}", &what.seed.to_string())
+        .replace("{{models}}", &models.display().to_string())
         .replace("{{algorithm}}", what.algorithm.as_str())
         .replace("{{steps}}", "3")
         .replace("{{episodes}}", &what.episodes.to_string())
@@ -145,14 +158,7 @@ pub async fn run(
     let prompts = dataset::read(&recipe.prompts)?;
     let mut folder = RunFolder::open(&out.join("run"))?;
     let models: BTreeMap<String, Model> = BTreeMap::new();
-    let mut cx = Context::new(
-        &recipe,
-        &constitution,
-        &prompts,
-        &mut folder,
-        &models,
-        stop,
-    );
+    let mut cx = Context::new(&recipe, &constitution, &prompts, &mut folder, &models, stop);
     cx.progress = progress;
     let skewed;
     if what.critic_position_logit != 0.0 || what.critic_noise != 0.0 {

@@ -221,7 +221,11 @@ pub(super) fn summarize(
         wall_secs: 0.0,
         judge: judge_figures(oracle, &judgments)?,
         reward_model: reward_figures(oracle, &judgments, &run.join("reward"))?,
-        policies: finished.evaluation.as_ref().map(policies).unwrap_or_default(),
+        policies: finished
+            .evaluation
+            .as_ref()
+            .map(policies)
+            .unwrap_or_default(),
         report: finished.report.clone(),
         peak_rss_bytes: peak_rss_bytes(),
     })
