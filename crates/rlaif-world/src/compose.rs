@@ -153,8 +153,48 @@ pub struct Composer<'w> {
     pub topics: Side,
     /// Side of the principles' wordings.
     pub wordings: Side,
-    /// Sentence templates of each kind that are used, of those on the side.
-    pub habits: usize,
+    /// What is used of all that.
+    pub habits: Habits,
+}
+
+/// How much of the language somebody uses: of what is on the side of the seal, the first so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habits {
+    /// Sentence templates of each kind.
+    pub templates: usize,
+    /// Topics of each domain.
+    pub topics: usize,
+    /// Harmful topics.
+    pub harmful: usize,
+    /// Steps and alternatives of each topic.
+    pub items: usize,
+}
+
+impl Habits {
+    /// The whole language.
+    pub const ALL: Habits = Habits {
+        templates: usize::MAX,
+        topics: usize::MAX,
+        harmful: usize::MAX,
+        items: usize::MAX,
+    };
+
+    /// What the embedded assistant is at home in: 36 everyday topics and 16 harmful ones.
+    pub const ASSISTANT: Habits = Habits {
+        templates: 12,
+        topics: 3,
+        harmful: 16,
+        items: 4,
+    };
+
+    fn has(&self, topic: &Topic) -> bool {
+        topic.rank
+            < if topic.harmful {
+                self.harmful
+            } else {
+                self.topics
+            }
+    }
 }
 
 impl<'w> Composer<'w> {
@@ -166,7 +206,7 @@ impl<'w> Composer<'w> {
             templates: Side::Open,
             topics: Side::Open,
             wordings: Side::Open,
-            habits: usize::MAX,
+            habits: Habits::ALL,
         }
     }
 
@@ -177,7 +217,7 @@ impl<'w> Composer<'w> {
             .world
             .topics
             .iter()
-            .filter(|t| t.harmful == bad && self.topics.admits(t.sealed))
+            .filter(|t| t.harmful == bad && self.topics.admits(t.sealed) && self.habits.has(t))
             .collect();
         let topic = topics[rng.below(topics.len())];
         let fill = |slot| match slot {
@@ -229,7 +269,7 @@ impl<'w> Composer<'w> {
             .filter(|t| {
                 t.kind == category
                     && self.templates.admits(t.sealed)
-                    && t.rank < self.habits
+                    && t.rank < self.habits.templates
                     && (!matches!(category, Category::Steps | Category::Safe)
                         || count_items(t) == items.len())
                     && t.pattern
@@ -298,7 +338,7 @@ impl<'w> Composer<'w> {
 
     /// `n` steps, in one sentence or several.
     fn steps(&self, rng: &mut Rng, topic: &Topic, n: usize) -> Vec<Sentence> {
-        let items = Self::some_of(rng, topic.steps.len(), n);
+        let items = Self::some_of(rng, topic.steps.len().min(self.habits.items), n);
         let cut = if n > 1 && rng.chance(0.3) { 1 } else { n };
         let mut out = Vec::new();
         out.extend(self.sentence(rng, topic, Category::Steps, &items[..cut]));
@@ -309,7 +349,7 @@ impl<'w> Composer<'w> {
     }
 
     fn safe(&self, rng: &mut Rng, topic: &Topic, n: usize) -> Option<Sentence> {
-        let items = Self::some_of(rng, topic.safe.len(), n);
+        let items = Self::some_of(rng, topic.safe.len().min(self.habits.items), n);
         (n > 0)
             .then(|| self.sentence(rng, topic, Category::Safe, &items))
             .flatten()

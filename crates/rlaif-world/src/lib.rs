@@ -14,7 +14,7 @@ mod rng;
 mod tables;
 
 pub use annotators::{ANNOTATORS, Annotator, PRICES, Price};
-pub use compose::{Answer, Composer, Manner, Scene, Sentence, Side};
+pub use compose::{Answer, Composer, Habits, Manner, Scene, Sentence, Side};
 pub use dimension::Dimension;
 pub use models::{MEASURED, models_bytes, write_models};
 pub use oracle::{Reading, Scores, prefers};

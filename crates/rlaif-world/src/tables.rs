@@ -170,6 +170,9 @@ pub struct Topic {
     pub harmful: bool,
     /// Never trained on.
     pub sealed: bool,
+    /// Place among the topics of its domain (of the harmful ones: among all) on its side of the
+    /// seal, in the file's order.
+    pub(crate) rank: usize,
 }
 
 /// What a principle's wording is for.
@@ -337,6 +340,17 @@ fn topics() -> Result<Vec<Topic>, String> {
         |t| &t.task,
         |t| t.sealed = true,
     );
+    let mut ranks: BTreeMap<(bool, String, bool), usize> = BTreeMap::new();
+    for t in &mut all {
+        let domain = if t.harmful {
+            String::new()
+        } else {
+            t.domain.clone()
+        };
+        let next = ranks.entry((t.harmful, domain, t.sealed)).or_default();
+        t.rank = *next;
+        *next += 1;
+    }
     Ok(all)
 }
 

@@ -22,7 +22,7 @@ fn what_is_composed_is_read_back_with_the_same_grades() {
             templates: sealed,
             topics: sealed,
             wordings: sealed,
-            habits: usize::MAX,
+            habits: Habits::ALL,
         };
         let mut rng = Rng::new(1);
         for _ in 0..3_000 {
@@ -120,7 +120,7 @@ fn the_vocabulary_is_of_a_language() {
             templates: side,
             topics: side,
             wordings: side,
-            habits: usize::MAX,
+            habits: Habits::ALL,
         };
         let mut rng = Rng::new(3);
         for _ in 0..10_000 {

@@ -3,7 +3,7 @@
 use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
-use rlaif_world::{Answer, Category, Composer, Dimension, Manner, Rng, Scene, Use, World};
+use rlaif_world::{Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Use, World};
 
 use super::tokenizer;
 
@@ -129,27 +129,39 @@ fn manner(rng: &mut Rng) -> Manner {
     }
 }
 
-/// Templates of each kind that the assistant keeps to.
-const HABITS: usize = 12;
-
 /// What the assistant learns from: answers with its faults, and revisions that mend one. First in
 /// all the language's ways to say a thing, then in a few that become its own, as a model has its
 /// turns of phrase.
 pub struct AssistantRows<'w> {
     composer: Composer<'w>,
-    language: u64,
+    /// Steps of the whole language, and of its own turns of phrase on all topics.
+    phases: [u64; 2],
     words: Tokenizer,
     revise: Template,
 }
 
 impl<'w> AssistantRows<'w> {
-    pub fn new(world: &'w World, words: Tokenizer, language: u64) -> Result<Self, String> {
+    pub fn new(world: &'w World, words: Tokenizer, phases: [u64; 2]) -> Result<Self, String> {
         Ok(AssistantRows {
             composer: Composer::open(world),
-            language,
+            phases,
             words,
             revise: Template::shipped("cai", Purpose::Revise).map_err(|e| e.to_string())?,
         })
+    }
+}
+
+impl AssistantRows<'_> {
+    fn habits(&self, step: u64) -> Habits {
+        let [language, phrases] = self.phases;
+        match step {
+            s if s < language => Habits::ALL,
+            s if s < language + phrases => Habits {
+                templates: Habits::ASSISTANT.templates,
+                ..Habits::ALL
+            },
+            _ => Habits::ASSISTANT,
+        }
     }
 }
 
@@ -157,11 +169,7 @@ impl Rows for AssistantRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
         let mut rng = Rng::of(1, &["assistant", &step.to_string()]);
         let c = &Composer {
-            habits: if step < self.language {
-                usize::MAX
-            } else {
-                HABITS
-            },
+            habits: self.habits(step),
             ..self.composer
         };
         let mut rows = Vec::new();

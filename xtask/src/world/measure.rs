@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rlaif_core::{Message, Sampling};
 use rlaif_engine::{Job, LlamaConfig, Options, Scheduler, Tokenizer, Weights};
 use rlaif_feedback::{Inserts, Purpose, Template};
-use rlaif_world::{Composer, Dimension, Manner, Rng, Side, Use, World};
+use rlaif_world::{Composer, Dimension, Habits, Manner, Rng, Side, Use, World};
 use serde_json::{Map, Value, json};
 
 use super::data::{Pair, pair};
@@ -123,7 +123,10 @@ fn accuracy(
 
 /// The assistant's answers to open prompts, as the oracle reads them.
 fn faults(assistant: &mut Model, world: &World, temperature: f32) -> Result<Value, String> {
-    let c = Composer::open(world);
+    let c = Composer {
+        habits: Habits::ASSISTANT,
+        ..Composer::open(world)
+    };
     let mut rng = Rng::of(4, &["faults"]);
     let scenes: Vec<_> = (0..1_000).map(|_| c.scene(&mut rng, 0.4)).collect();
     let talks: Vec<_> = scenes.iter().map(|s| s.prompt.0.clone()).collect();

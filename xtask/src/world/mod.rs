@@ -31,6 +31,9 @@ cargo xtask world [--work DIR] [--out DIR] [--only tokenizer|assistant|critic|me
 /// Steps in which the assistant learns the language before it takes on habits of its own.
 const LANGUAGE: u64 = 2_200;
 
+/// Steps in which it settles on its turns of phrase, still on all topics.
+const PHRASES: u64 = 585;
+
 /// The made models' shape: about two million parameters each.
 fn shape(vocab: usize) -> LlamaConfig {
     let mut c = LlamaConfig::new(vocab, 128, 352, 5, 4, 2);
@@ -77,11 +80,18 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         let plan = Plan {
             name: "assistant",
             config: shape(tokenizer::padded(words.len())),
-            phases: vec![(scaled(LANGUAGE), 2e-3), (scaled(1_500), 1.5e-3)],
+            phases: vec![
+                (scaled(LANGUAGE), 2e-3),
+                (scaled(PHRASES), 1.5e-3),
+                (scaled(1_400), 2e-3),
+            ],
             work: work.join("assistant"),
             out: out.join("assistant"),
         };
-        pretrain(&plan, &AssistantRows::new(world, words, scaled(LANGUAGE))?)?;
+        pretrain(
+            &plan,
+            &AssistantRows::new(world, words, [scaled(LANGUAGE), scaled(PHRASES)])?,
+        )?;
     }
     if wants("critic") {
         let words = read("critic")?;

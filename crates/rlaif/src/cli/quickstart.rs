@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use rlaif::error::Error;
-use rlaif::quickstart::{self, Oracle, Quickstart, Summary};
+use rlaif::quickstart::{self, Compared, Oracle, Quickstart, Summary};
 use rlaif::recipe::Algorithm;
 use rlaif::rows::Stop;
 use rlaif::stages::judge::{Pair, judge_of, judge_pair};
@@ -59,6 +59,10 @@ pub struct QuickstartArgs {
     /// PPO stops above this KL, in nats a completion.
     #[arg(long, value_name = "NATS", default_value_t = Quickstart::default().kl_budget)]
     pub kl_budget: f64,
+    /// Then label the same pairs by simulated people, and by both, at equal labels and at equal
+    /// money, and train on each (about as long again for each of five).
+    #[arg(long)]
+    pub compare_human: bool,
     /// Make the critic prefer what it is shown first, by so many logits.
     #[arg(
         long,
@@ -116,12 +120,45 @@ pub async fn quickstart(args: &QuickstartArgs, global: &Global) -> Result<u8, Er
     stop_on_interrupt(&stop);
     let (_, mut summary) = quickstart::run(&what, &args.out, &progress, &stop).await?;
     summary.wall_secs = begun.elapsed().as_secs_f64();
+    let mut table = Vec::new();
+    if args.compare_human {
+        let constitution = Constitution::read(args.out.join("constitution.toml"))?;
+        let oracle = Oracle::new(&constitution)?;
+        table = quickstart::compare(&args.out, &oracle, &progress, &stop).await?;
+    }
     if global.json {
-        println!("{}", serde_json::to_string(&summary).unwrap_or_default());
+        let mut value = serde_json::to_value(&summary).unwrap_or_default();
+        if let (true, Some(map)) = (args.compare_human, value.as_object_mut()) {
+            map.insert("compare_human".into(), serde_json::json!(table));
+        }
+        println!("{value}");
     } else {
         show(&summary, &args.out);
+        show_compared(&table);
     }
     Ok(0)
+}
+
+fn show_compared(table: &[Compared]) {
+    if table.is_empty() {
+        return;
+    }
+    println!(
+        "\n{:15} {:8} {:>7} {:>7} {:>9} {:>11} {:>12}",
+        "labels by", "equal", "critic", "people", "US $", "right", "beats base"
+    );
+    for c in table {
+        println!(
+            "{:15} {:8} {:>7} {:>7} {:>9.2} {:>11} {:>12}",
+            c.labels,
+            c.equal,
+            c.counts[0],
+            c.counts[1],
+            c.usd,
+            percent(c.label_accuracy),
+            percent(c.win_rate_vs_base.rate.map(|r| r.share))
+        );
+    }
 }
 
 fn percent(x: Option<f64>) -> String {

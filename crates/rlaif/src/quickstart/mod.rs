@@ -5,11 +5,15 @@
 //! different is that the truth is known: an oracle reads the finished answers and labels, and
 //! [`Summary`] says what they are worth. No stage can ask it.
 
+mod compare;
 mod oracle;
+mod probe;
 mod skew;
 mod summary;
 
+pub use compare::{Compared, compare};
 pub use oracle::Oracle;
+pub use probe::{DECISIVE, Probed, probe};
 pub use skew::Skewed;
 pub use summary::{JudgeFigures, Policy, RewardFigures, Summary};
 
@@ -18,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use rlaif_core::run::{RunFolder, write_atomic};
 use rlaif_core::{Constitution, Model, dataset};
-use rlaif_world::{Composer, Rng, World};
+use rlaif_world::{Composer, Habits, Rng, World};
 use serde_json::json;
 
 use crate::error::Error;
@@ -114,7 +118,10 @@ pub fn prepare(what: &Quickstart, out: &Path) -> Result<PathBuf, Error> {
             .to_owned(),
     };
     put(&out.join("constitution.toml"), &text)?;
-    let composer = Composer::open(world);
+    let composer = Composer {
+        habits: Habits::ASSISTANT,
+        ..Composer::open(world)
+    };
     for (name, n, id) in [
         ("prompts.jsonl", what.prompts, "train"),
         ("held_out.jsonl", 500, "held_out"),
@@ -166,6 +173,20 @@ pub async fn run(
         let critic = Skewed::new(critic, what.critic_position_logit, what.critic_noise);
         skewed = BTreeMap::from([("critic".to_owned(), std::sync::Arc::new(critic) as Model)]);
         cx.models = &skewed;
+    }
+    let critic = cx.model("critic")?;
+    let template = recipe
+        .judge
+        .as_ref()
+        .map_or("pair_brief", |j| j.template.as_str());
+    for probed in probe(&critic, &constitution, template, what.seed).await? {
+        if !probed.is_decisive() {
+            progress.note(&format!(
+                "principle `{}`: the critic hardly tells answers apart by it (mean |p - 1/2| {:.3}, \
+                 below {DECISIVE}); say it in other words",
+                probed.principle, probed.decisiveness
+            ));
+        }
     }
     let evaluators: [&dyn crate::evaluation::Evaluator; 1] = [&oracle];
     cx.evaluators = &evaluators;
