@@ -46,6 +46,8 @@ pub(super) enum Scorer {
 }
 
 /// A completion waiting for its score.
+// Only a service is sent tokens as text, and a build without sockets has none.
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
 pub(super) struct Item<'a> {
     /// The conversation up to it.
     pub messages: &'a [Message],
@@ -72,6 +74,7 @@ impl Scorer {
 
     /// One result a completion, in their order; a failed one is never a number. `policy` is the
     /// tokenizer of whoever wrote them.
+    #[cfg_attr(not(feature = "remote"), allow(unused_variables))] // as at `Item`
     pub(super) fn score(&self, policy: &Tokenizer, items: &[Item<'_>]) -> Result<Scores, Error> {
         let asked: Vec<(&[Message], &str)> =
             items.iter().map(|i| (i.messages, i.completion)).collect();
