@@ -67,6 +67,14 @@ fn default_draws() -> u32 {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
+    /// A reward service cannot be used.
+    #[error("the reward service `{url}` {problem}")]
+    Reward {
+        /// Its URL.
+        url: String,
+        /// What happened.
+        problem: String,
+    },
     /// The URL cannot be used.
     #[error("{problem}")]
     Url {

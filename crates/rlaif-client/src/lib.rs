@@ -12,7 +12,9 @@ mod config;
 mod dialect;
 mod endpoint;
 mod retry;
+mod reward;
 pub mod wire;
 
 pub use config::{ClientError, EndpointConfig, Price};
 pub use endpoint::{Endpoint, Stats};
+pub use reward::{RewardRequest, rewards};

@@ -75,6 +75,16 @@ impl Tokenizer {
             .map_err(|e| EngineError::Template(format!("the tokenizer refuses: {e}")))
     }
 
+    /// The text of ids, special tokens included.
+    ///
+    /// # Errors
+    /// What the tokenizer refuses.
+    pub fn decode_all(&self, ids: &[u32]) -> Result<String, EngineError> {
+        self.inner
+            .decode(ids, false)
+            .map_err(|e| EngineError::Template(format!("the tokenizer refuses: {e}")))
+    }
+
     /// The conversation as the model reads it: by its template, tokenized without further special
     /// tokens, so that there is one BOS where the template writes one; with `generate`, up to where
     /// the answer begins, and then `prefill`. A model without a template continues the plain text of

@@ -25,7 +25,7 @@ pub trait Evaluator: Send + Sync {
     /// The name that files and reports show.
     fn name(&self) -> &str;
 
-    /// Numbers on one completion, by name.
+    /// Numbers on one completion, by name; an empty completion is asked about as well.
     fn measure(&self, prompt: &Prompt, completion: &str, policy: &str) -> BTreeMap<String, f64>;
 
     /// The number by which policies are compared, higher is better: the completion with the higher
@@ -96,7 +96,7 @@ pub struct Compared {
     pub result: WinRate,
     /// Share of ties among all that were compared.
     pub tie_rate: Option<f64>,
-    /// Comparisons that failed.
+    /// Prompts that could not be compared: a policy gave no answer, or the judgment failed.
     pub failed: usize,
 }
 

@@ -8,6 +8,7 @@ use rlaif_eval::{JudgeSummary, Proportion};
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::evaluation::Evaluation;
 use crate::rows::Tally;
 
 /// What `--json` ends with for `critique`, `revise` and `judge`; scripts rely on these names.
@@ -172,4 +173,24 @@ pub fn lines(summary: &JudgeSummary) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The evaluation in words: who beats whom, a line a comparison.
+#[must_use]
+pub fn evaluation_lines(evaluation: &Evaluation) -> Vec<String> {
+    evaluation
+        .comparisons
+        .iter()
+        .filter_map(|c| {
+            let rate = c.result.rate.as_ref()?;
+            Some(format!(
+                "{} beats {}, says the {}: {} decided, {} ties",
+                c.policy,
+                c.against,
+                c.by,
+                share(rate),
+                c.result.ties
+            ))
+        })
+        .collect()
 }

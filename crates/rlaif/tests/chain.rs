@@ -286,7 +286,7 @@ async fn a_recipe_built_in_code_runs_and_evaluators_stand_beside() {
     let by_hand: Vec<f64> = b
         .lines("run/evaluation.jsonl")
         .iter()
-        .filter(|l| l["policy"] == "dpo" && l["outcome"] == "decided")
+        .filter(|l| l["policy"] == "dpo")
         .map(|l| {
             let text = l["completion"].as_str().unwrap();
             text.split(' ').filter(|w| w.starts_with("w1")).count() as f64

@@ -185,6 +185,62 @@ fn a_killed_ppo_goes_on_exactly() {
     }
 }
 
+/// A service in OpenRLHF's form: texts with their special tokens go out, rewards come in; what is
+/// out of order for a moment is asked again, and what is no number is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn ppo_asks_a_reward_service() {
+    use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers};
+    let server = MockServer::start().await;
+    Mock::given(matchers::method("POST"))
+        .respond_with(ResponseTemplate::new(503))
+        .up_to_n_times(1)
+        .with_priority(1)
+        .mount(&server)
+        .await;
+    Mock::given(matchers::path("/get_reward"))
+        .respond_with(|request: &Request| {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            let n = body["query"].as_array().unwrap().len();
+            assert_eq!(body["labels"].as_array().unwrap().len(), n);
+            let rewards: Vec<Value> = (0..n)
+                .map(|i| {
+                    let (query, prompt) = (&body["query"][i], &body["prompts"][i]);
+                    let (query, prompt) = (query.as_str().unwrap(), prompt.as_str().unwrap());
+                    assert!(
+                        prompt.starts_with("<s> w") && query.starts_with(prompt),
+                        "{query}"
+                    );
+                    if i == 0 {
+                        Value::Null
+                    } else {
+                        (query.len() % 7).into()
+                    }
+                })
+                .collect();
+            ResponseTemplate::new(200).set_body_json(serde_json::json!({"rewards": rewards}))
+        })
+        .mount(&server)
+        .await;
+    let uri = server.uri();
+    tokio::task::spawn_blocking(move || {
+        let b = Bench::new();
+        b.json(&format!(
+            "ppo pairs.jsonl --base model --total-episodes 64 --batch-size 32 --response-length 6 \
+             --out policy --reward-url {uri}"
+        ));
+        let log = b.lines("policy/log.jsonl");
+        assert_eq!((log.len(), &log[0]["failed"]), (2, &Value::from(1)));
+        let out = b.run(
+            "ppo pairs.jsonl --base model --out q --response-length 6 --reward-url http://127.0.0.1:9/",
+        );
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(said.contains("cannot be reached") && said.contains("5 attempts"), "{said}");
+    })
+    .await
+    .unwrap();
+    assert_eq!(server.received_requests().await.unwrap().len(), 3);
+}
+
 #[test]
 fn a_failing_reward_is_never_a_number() {
     let b = Bench::new();

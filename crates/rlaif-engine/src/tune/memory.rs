@@ -20,7 +20,7 @@ impl Footprint {
     /// memory at once.
     ///
     /// Activations: per token and block the two residual inputs, q, k, v, attention's output and
-    /// log-sum-exp, gate and up, as [`super`] says; once per token what the passes work in.
+    /// log-sum-exp, gate and up; once per token what the passes work in.
     #[must_use]
     pub fn of(c: &LlamaConfig, lora: Option<usize>, tokens: u64) -> Self {
         let (d, f) = (c.hidden as u64, c.intermediate as u64);

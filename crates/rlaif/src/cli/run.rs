@@ -278,6 +278,11 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
             eprintln!("{line}");
         }
     }
+    if let Some(evaluation) = &done.evaluation {
+        for line in figures::evaluation_lines(evaluation) {
+            eprintln!("{line}");
+        }
+    }
     eprintln!("{:12} {}", "report", done.report.display());
     if global.json {
         let last = done

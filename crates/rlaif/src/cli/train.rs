@@ -127,8 +127,11 @@ pub struct PpoArgs {
     pub reward: Option<PathBuf>,
     /// A shell command that reads lines {"prompt", "completion"} and answers each with a line
     /// {"score": X} or {"error": "why"}, in order.
-    #[arg(long, value_name = "COMMAND", required_unless_present = "reward")]
+    #[arg(long, value_name = "COMMAND", required_unless_present_any = ["reward", "reward_url"])]
     pub reward_command: Option<String>,
+    /// A reward service in OpenRLHF's form: `POST /get_reward` with `query`, `prompts`, `labels`.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["reward", "reward_command"])]
+    pub reward_url: Option<String>,
     /// Highest learning rate.
     #[arg(long, value_name = "LR", default_value_t = 1e-5)]
     pub learning_rate: f32,
@@ -293,13 +296,14 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
         },
         ..PpoConfig::default()
     };
-    let reward = match (&args.reward, &args.reward_command) {
-        (Some(folder), _) => RewardSource::Model(folder.clone()),
-        (None, Some(command)) => RewardSource::Command(command.clone()),
-        (None, None) => {
+    let reward = match (&args.reward, &args.reward_command, &args.reward_url) {
+        (Some(folder), _, _) => RewardSource::Model(folder.clone()),
+        (None, Some(command), _) => RewardSource::Command(command.clone()),
+        (None, None, Some(url)) => RewardSource::Url(url.clone()),
+        (None, None, None) => {
             return Err(Error::input(
                 "no reward was named",
-                "give --reward or --reward-command",
+                "give --reward, --reward-command or --reward-url",
             ));
         }
     };

@@ -161,6 +161,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 
 fn short(v: f64) -> String {
     match v.abs() {
+        a if a >= 1.0 && v.fract() == 0.0 => format!("{v:.0}"),
         a if a >= 100.0 => format!("{v:.0}"),
         a if a >= 1.0 => format!("{v:.1}"),
         a if a >= 0.01 || a == 0.0 => format!("{v:.2}"),
@@ -195,8 +196,8 @@ pub(super) fn lines(
         svg viewBox=(format!("0 0 {W} {H}")) role="img" aria-label=(label) {
             line.axis x1=(x(0.0)) y1=(y(0.0)) x2=(x(1.0)) y2=(y(0.0)) {}
             line.axis x1=(x(0.0)) y1=(y(0.0)) x2=(x(0.0)) y2=(y(1.0)) {}
-            @for tick in [0.0, 0.5, 1.0] {
-                text x=(x(tick)) y=(y(0.0) + 16.0) text-anchor="middle" { (short(left + tick * (right - left))) }
+            @for (tick, anchor) in [(0.0, "middle"), (0.5, "middle"), (1.0, "end")] {
+                text x=(x(tick)) y=(y(0.0) + 16.0) text-anchor=(anchor) { (short(left + tick * (right - left))) }
                 text x=(LEFT - 4.0) y=(y(tick) + 4.0) text-anchor="end" { (short(low + tick * (high - low))) }
             }
             text x=(x(0.5)) y=(H - 4.0) text-anchor="middle" { (horizontal) }

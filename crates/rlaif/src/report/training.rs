@@ -353,7 +353,12 @@ fn utilities(
 
 fn bias(evaluation: &Evaluation) -> Markup {
     let b = &evaluation.bias;
-    let pm = |value: f64, error: f64| format!("{value:+.3} ± {:.3}", 1.96 * error);
+    // Slopes a word are small: as many digits as show two of them.
+    let pm = |value: f64, error: f64| {
+        let digits = (2.0 - value.abs().max(error).max(1e-9).log10().ceil()).clamp(1.0, 6.0);
+        let digits = digits as usize;
+        format!("{value:+.digits$} ± {:.digits$}", 1.96 * error)
+    };
     html! {
         @if b.judge.is_some() || b.reward.is_some() || b.policy.is_some() {
             h2 { "Preference for length, on its way" }
@@ -375,11 +380,11 @@ fn bias(evaluation: &Evaluation) -> Markup {
 
 /// What one label costs elsewhere, in dollars, and who says so.
 const PRICES: [(&str, f64, &str); 5] = [
-    ("AI, cheap", 0.01, "the seed's figure"),
+    ("AI, small models", 0.01, "a rule of thumb"),
     ("AI, Lee et al. 2023", 0.06, "PaLM 2 L with a rationale"),
     ("people, AlpacaFarm", 0.30, "crowd workers"),
     ("people, Lee et al. 2023", 0.67, "by the words to read"),
-    ("people, careful", 1.00, "the seed's figure"),
+    ("people, careful", 1.00, "a rule of thumb"),
 ];
 
 fn cost(labels: usize) -> Markup {

@@ -24,6 +24,7 @@ use crate::evaluation::{
     Bias, Compared, Evaluation, FILE, IterationFigures, Means, Measured, Numbers, PolicyFigures,
     SUMMARY,
 };
+use crate::recipe::{Algorithm, Recipe};
 use crate::rows::Tally;
 use crate::train::{ROLLOUTS, RewardModel, Scored, measure};
 
@@ -83,12 +84,12 @@ fn players<'a>(cx: &Context<'a>) -> Vec<Player<'a>> {
         add("sft", "sft", &c.base);
     }
     match r.optimizes_by() {
-        Some(crate::recipe::Algorithm::Ppo) => {
+        Some(Algorithm::Ppo) => {
             if let Some(c) = &r.ppo {
                 add("ppo", "ppo", &c.base);
             }
         }
-        Some(crate::recipe::Algorithm::Dpo) => {
+        Some(Algorithm::Dpo) => {
             if let Some(c) = &r.dpo {
                 add("dpo", "dpo", &c.base);
             }
@@ -96,6 +97,19 @@ fn players<'a>(cx: &Context<'a>) -> Vec<Player<'a>> {
         None => {}
     }
     players
+}
+
+/// The reward model that the run trains or optimizes against.
+fn reward_model(recipe: &Recipe) -> Option<&str> {
+    let ppo = recipe
+        .ppo
+        .as_ref()
+        .filter(|_| recipe.optimizes_by() == Some(Algorithm::Ppo));
+    match (ppo, &recipe.reward) {
+        (Some(c), _) => Some(&c.reward),
+        (None, Some(_)) => Some("reward"),
+        (None, None) => None,
+    }
 }
 
 /// Who is compared with whom: each with base, and the last with sft.
@@ -172,7 +186,10 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
         let folder = cx.model_folder(player.model)?;
         inputs.insert(player.name.into(), cx.local.fingerprint(&folder)?);
     }
-    let reward = cx.model_folder("reward").ok();
+    let reward = match reward_model(cx.recipe) {
+        Some(name) => Some(cx.model_folder(name)?),
+        None => None,
+    };
     if let Some(folder) = &reward {
         inputs.insert("reward".into(), cx.local.fingerprint(folder)?);
     }
@@ -344,10 +361,12 @@ fn measure_all(
                         words: words(&c.completion),
                         reward: score.and_then(|s| s[index].as_ref().ok().copied()),
                         kl: tokens.and_then(|t| t.kl),
-                        numbers: if decided {
-                            numbers(cx, &c.prompt, &c.completion, player.name)
-                        } else {
+                        // An empty answer is an answer, and evaluators say what it is worth; no
+                        // answer is none.
+                        numbers: if c.outcome.is_open() {
                             BTreeMap::new()
+                        } else {
+                            numbers(cx, &c.prompt, &c.completion, player.name)
                         },
                     }
                 })
@@ -406,7 +425,7 @@ fn figures(players: &[Player<'_>], measured: &[Vec<Measured>]) -> Vec<PolicyFigu
             reward: mean(&|m| m.reward.map(f64::from)),
             kl: mean(&|m| m.kl.map(f64::from)),
             kl_to: player.from.map(|i| players[i].name.to_owned()),
-            numbers: means(came.iter().map(|m| &m.numbers)),
+            numbers: means(of.iter().map(|m| &m.numbers)),
         });
     }
     all
@@ -433,12 +452,9 @@ fn comparisons(
     for (i, j) in matches(players) {
         if let Some(judgments) = judgments {
             let prefix = format!("{}-{}/", players[i].name, players[j].name);
-            let of: Vec<&Judgment> = judgments
+            let results: Vec<Comparison> = judgments
                 .iter()
                 .filter(|judgment| judgment.id.starts_with(&prefix))
-                .collect();
-            let results: Vec<Comparison> = of
-                .iter()
                 .filter_map(
                     |judgment| match (judgment.outcome, judgment.p_first.get()?) {
                         (Outcome::Decided, p) if p > 0.5 => Some(Comparison::Win),
@@ -448,7 +464,7 @@ fn comparisons(
                     },
                 )
                 .collect();
-            add(i, j, "critic", &results, of.len() - results.len());
+            add(i, j, "critic", &results, measured[i].len() - results.len());
         }
         for evaluator in cx.evaluators {
             let Some(number) = evaluator.compares_by() else {
@@ -530,7 +546,8 @@ fn bias(
 /// PPO's own completions in the evaluators' eyes.
 fn iterations(cx: &Context<'_>) -> Result<Vec<IterationFigures>, Error> {
     let path = cx.file("ppo").join(ROLLOUTS);
-    if cx.evaluators.is_empty() || !path.is_file() {
+    let ran = cx.recipe.optimizes_by() == Some(Algorithm::Ppo);
+    if !ran || cx.evaluators.is_empty() || !path.is_file() {
         return Ok(Vec::new());
     }
     let rollouts: Vec<Scored> = read_records(&path)?;

@@ -21,7 +21,7 @@ pub const FILE: &str = "report.html";
 /// Writes the run's page, and returns its path with the judge's figures, where anything was judged.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn run(cx: &Context<'_>) -> Result<(PathBuf, Option<JudgeSummary>), Error> {
     let page = cx.file(FILE);
     let title = match cx.recipe.path.as_os_str().is_empty() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::folder::{Folder, ROLLOUTS};
-use super::scorer::{RewardSource, Scorer};
+use super::scorer::{Item, RewardSource, Scorer};
 use super::{At, Desk, Head, Need, STOPPED, ended, lora, settings, write_summary};
 use crate::error::Error;
 use crate::local::fingerprint;
@@ -107,7 +107,7 @@ pub fn ppo(
     let shape = LlamaConfig::read(at.base)?;
     let rewards = match reward {
         RewardSource::Model(folder) => Some(LlamaConfig::read(folder)?),
-        RewardSource::Command(_) => None,
+        _ => None,
     };
     let tokens = config.algorithm.max_tokens;
     Need::of_ppo(&shape, rewards.as_ref(), config.lora, tokens).check("ppo")?;
@@ -168,7 +168,7 @@ pub fn ppo(
         &algorithm,
         &mut state,
         |picked, rollouts| {
-            let (texts, scores) = rate(&desk, &scorer, &conversations, picked, rollouts)
+            let (texts, scores) = rate(&desk, &scorer, &conversations, &prompts, picked, rollouts)
                 .map_err(|e| e.to_string())?;
             let kept = texts.into_iter().zip(&scores).zip(picked);
             sampled.replace(
@@ -238,6 +238,7 @@ fn rate(
     desk: &Desk,
     scorer: &Scorer,
     conversations: &[Vec<Message>],
+    prompts: &[Vec<u32>],
     picked: &[usize],
     rollouts: &[Rollout],
 ) -> Result<(Vec<String>, Scores), Error> {
@@ -245,11 +246,17 @@ fn rate(
     for rollout in rollouts {
         texts.push(desk.tokenizer.decode(&rollout.tokens)?);
     }
-    let asked: Vec<(&[Message], &str)> = picked
+    let items: Vec<Item<'_>> = picked
         .iter()
+        .zip(rollouts)
         .zip(&texts)
-        .map(|(i, text)| (conversations[*i].as_slice(), text.as_str()))
+        .map(|((i, rollout), text)| Item {
+            messages: &conversations[*i],
+            completion: text,
+            prompt_ids: &prompts[*i],
+            completion_ids: &rollout.tokens,
+        })
         .collect();
-    let scores = scorer.score(&asked)?;
+    let scores = scorer.score(&desk.tokenizer, &items)?;
     Ok((texts, scores))
 }

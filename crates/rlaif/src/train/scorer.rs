@@ -22,6 +22,9 @@ pub enum RewardSource {
     /// A shell command that reads lines `{"prompt", "completion"}` and answers each with a line
     /// `{"score": X}` or `{"error": "why"}`, in order.
     Command(String),
+    /// A service in OpenRLHF's form, by its URL.
+    #[cfg(feature = "remote")]
+    Url(String),
 }
 
 impl RewardSource {
@@ -29,6 +32,8 @@ impl RewardSource {
         match self {
             RewardSource::Model(folder) => fingerprint(folder),
             RewardSource::Command(command) => Ok(command.clone()),
+            #[cfg(feature = "remote")]
+            RewardSource::Url(url) => Ok(url.clone()),
         }
     }
 }
@@ -36,6 +41,22 @@ impl RewardSource {
 pub(super) enum Scorer {
     Model(Box<RewardModel>),
     Command(String),
+    #[cfg(feature = "remote")]
+    Url(String),
+}
+
+/// A completion waiting for its score.
+// Only a service is sent tokens as text, and a build without sockets has none.
+#[cfg_attr(not(feature = "remote"), allow(dead_code))]
+pub(super) struct Item<'a> {
+    /// The conversation up to it.
+    pub messages: &'a [Message],
+    /// Its text.
+    pub completion: &'a str,
+    /// The prompt's tokens.
+    pub prompt_ids: &'a [u32],
+    /// Its tokens.
+    pub completion_ids: &'a [u32],
 }
 
 impl Scorer {
@@ -46,14 +67,22 @@ impl Scorer {
                 Scorer::Model(Box::new(RewardModel::open(folder, cache_bytes)?))
             }
             RewardSource::Command(command) => Scorer::Command(command.clone()),
+            #[cfg(feature = "remote")]
+            RewardSource::Url(url) => Scorer::Url(url.clone()),
         })
     }
 
-    /// One result a completion, in their order; a failed one is never a number.
-    pub(super) fn score(&self, asked: &[(&[Message], &str)]) -> Result<Scores, Error> {
+    /// One result a completion, in their order; a failed one is never a number. `policy` is the
+    /// tokenizer of whoever wrote them.
+    #[cfg_attr(not(feature = "remote"), allow(unused_variables))] // as at `Item`
+    pub(super) fn score(&self, policy: &Tokenizer, items: &[Item<'_>]) -> Result<Scores, Error> {
+        let asked: Vec<(&[Message], &str)> =
+            items.iter().map(|i| (i.messages, i.completion)).collect();
         match self {
-            Scorer::Model(model) => Ok(model.score(asked)),
-            Scorer::Command(command) => ask_command(command, asked),
+            Scorer::Model(model) => Ok(model.score(&asked)),
+            Scorer::Command(command) => ask_command(command, &asked),
+            #[cfg(feature = "remote")]
+            Scorer::Url(url) => ask_service(url, policy, items),
         }
     }
 }
@@ -177,6 +206,41 @@ impl RewardModel {
         }
         out
     }
+}
+
+/// On a thread of its own: training runs where a runtime may be at work already.
+#[cfg(feature = "remote")]
+fn ask_service(url: &str, policy: &Tokenizer, items: &[Item<'_>]) -> Result<Scores, Error> {
+    let mut request = rlaif_client::RewardRequest {
+        query: Vec::with_capacity(items.len()),
+        prompts: Vec::with_capacity(items.len()),
+        labels: vec![String::new(); items.len()],
+    };
+    for item in items {
+        let prompt = policy.decode_all(item.prompt_ids)?;
+        let whole = [item.prompt_ids, item.completion_ids].concat();
+        request.query.push(policy.decode_all(&whole)?);
+        request.prompts.push(prompt);
+    }
+    let fault = |problem: String| {
+        Error::input(
+            problem,
+            "is the service running? It must answer `POST /get_reward` as OpenRLHF's does; give \
+             the same command again to go on",
+        )
+    };
+    let ask = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| fault(format!("cannot start a runtime: {e}")))?
+            .block_on(rlaif_client::rewards(url, &request))
+            .map_err(|e| fault(e.to_string()))
+    };
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(ask).join();
+        asked.unwrap_or_else(|_| Err(fault("the thread that asks the service has ended".into())))
+    })
 }
 
 #[derive(Serialize)]
