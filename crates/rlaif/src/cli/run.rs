@@ -20,9 +20,12 @@ use rlaif_core::run::{RunFolder, write_atomic};
 use rlaif_core::{ModelId, Probability, Rater};
 use serde_json::{Value, json};
 
-use super::args::{ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs};
+use super::args::{
+    ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs, RunLimits,
+};
 use super::loose::{note_faults, stop_on_interrupt};
-use super::models::Models;
+use super::metrics;
+use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
 
 const RECIPE: &str = include_str!("../../templates/recipe.toml");
@@ -80,7 +83,8 @@ struct Ready {
 }
 
 fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<Ready, Error> {
-    let recipe = Recipe::read(path, overrides)?;
+    let mut recipe = Recipe::read(path, overrides)?;
+    recipe.complete_models()?;
     let constitution = Constitution::read(&recipe.constitution)?;
     let mut prompts = dataset::read(&recipe.prompts)?;
     note_faults(&prompts, progress);
@@ -113,11 +117,14 @@ fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<R
     })
 }
 
+/// Calls in flight that a plan assumes where the recipe leaves it to the endpoint.
+const PLANNED_IN_FLIGHT: usize = 32;
+
 pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
     let progress: Arc<dyn Progress> = Arc::new(Bars::new());
     let ready = ready(&args.recipe, &args.set, &*progress)?;
     // Opening the models finds a key that is not set; nothing is asked.
-    Models::of_recipe(&ready.recipe, &progress)?;
+    Models::default().of_recipe(&ready.recipe, &progress)?;
     let plans = rlaif::plan::plan(&ready.recipe, &ready.constitution, &ready.prompts);
     if global.json {
         println!(
@@ -151,6 +158,7 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
     let sum = |f: fn(&StagePlan) -> u64| plans.iter().map(f).sum::<u64>();
     let usd = plans.iter().map(|p| p.max_usd).sum::<Option<f64>>();
     let calls = sum(|p| p.calls);
+    let n = ready.recipe.concurrency.unwrap_or(PLANNED_IN_FLIGHT) as u64;
     println!(
         "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
         "all",
@@ -162,10 +170,9 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
         money(usd)
     );
     println!(
-        "\nAt one second an answer and {} rows in flight: about {} s. Prompt tokens are estimated \
-         at four bytes each.",
-        ready.recipe.concurrency,
-        calls.div_ceil(ready.recipe.concurrency as u64)
+        "\nAt one second an answer and {n} calls in flight: about {} s. Prompt tokens are \
+         estimated at four bytes each.",
+        calls.div_ceil(n)
     );
     Ok(0)
 }
@@ -178,12 +185,25 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
         until: args.until.clone(),
     };
     which.check()?;
-    let progress: Arc<dyn Progress> = Arc::new(Bars::new());
+    let bars = Arc::new(Bars::new());
+    let progress: Arc<dyn Progress> = Arc::clone(&bars) as Arc<dyn Progress>;
     let ready = ready(&args.recipe, &args.set, &*progress)?;
     let beside = args.recipe.parent().unwrap_or(Path::new("")).join("run");
     let path = args.run.clone().unwrap_or(beside);
     let mut folder = RunFolder::open(&path)?;
-    let models = Models::of_recipe(&ready.recipe, &progress)?;
+    let limits = RunLimits {
+        max_usd: args.limits.max_usd.or(ready.recipe.max_usd),
+        max_calls: args.limits.max_calls.or(ready.recipe.max_calls),
+        prices: args.limits.prices.clone().or(ready.recipe.prices.clone()),
+        metrics: args.limits.metrics,
+    };
+    let models =
+        Models::with_ledger(&path.join(JOURNAL), &limits)?.of_recipe(&ready.recipe, &progress)?;
+    bars.watch(models.watch());
+    if let Some(address) = limits.metrics {
+        metrics::serve(address, models.watch(), Arc::clone(&bars)).await?;
+    }
+    let width = models.width();
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     let mut cx = Context {
@@ -192,6 +212,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
         prompts: &ready.prompts,
         folder: &mut folder,
         models: &models.by_name,
+        width: width_of(&width),
         progress: &*progress,
         stop: &stop,
     };

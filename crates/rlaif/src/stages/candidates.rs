@@ -40,7 +40,7 @@ pub async fn run(cx: &mut Context<'_>, config: &CandidatesConfig) -> Result<Stag
         inputs: BTreeMap::from([("prompts".to_owned(), cx.prompts.sha256.clone())]),
         config: format!("{settings}\n{}\n{:?}", config.n, cx.recipe.limit),
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.width,
         seed,
         progress: cx.progress,
         stop: cx.stop,

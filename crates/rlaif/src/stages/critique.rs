@@ -123,7 +123,7 @@ pub async fn run(cx: &mut Context<'_>, config: &CritiqueConfig) -> Result<StageR
         )]),
         config: settings,
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.width,
         seed: cx.recipe.seed,
         progress: cx.progress,
         stop: cx.stop,

@@ -201,7 +201,7 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
         inputs: BTreeMap::from([(left.to_owned(), hash)]),
         config: format!("{settings}\n{}", fixed(wanted)),
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.width,
         seed,
         progress: cx.progress,
         stop: cx.stop,

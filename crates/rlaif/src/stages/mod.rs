@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
-use crate::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row};
+use crate::rows::{Ended, RunOptions, Stop, Tally, Width, check_failed, for_each_row};
 
 /// What every stage of a run can reach.
 pub struct Context<'a> {
@@ -36,6 +36,8 @@ pub struct Context<'a> {
     pub folder: &'a mut RunFolder,
     /// Models by their name in the recipe.
     pub models: &'a BTreeMap<String, Model>,
+    /// Rows in flight.
+    pub width: Width<'a>,
     /// Listener.
     pub progress: &'a dyn Progress,
     /// Stops the run.
@@ -122,7 +124,7 @@ pub struct StageSpec<'a> {
     /// Rows that may fail.
     pub max_failed: f64,
     /// Rows in flight.
-    pub concurrency: usize,
+    pub concurrency: Width<'a>,
     /// The run's seed.
     pub seed: u64,
     /// Listener.

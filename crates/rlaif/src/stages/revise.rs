@@ -214,7 +214,7 @@ pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageRep
         )]),
         config: settings,
         max_failed: cx.recipe.max_failed,
-        concurrency: cx.recipe.concurrency,
+        concurrency: cx.width,
         seed,
         progress: cx.progress,
         stop: cx.stop,
