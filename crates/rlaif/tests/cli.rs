@@ -612,12 +612,12 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
             .status()
             .is_ok_and(|s| s.success())
     };
-    if !mount("size=32k") {
+    if !mount("size=400k") {
         println!("skipped: no file system can be mounted here");
         return;
     }
     let server = server(Duration::ZERO).await;
-    let pairs: String = (0..60)
+    let pairs: String = (0..600)
         .map(|i| format!("{{\"prompt\": \"Q{i}\", \"completions\": [\"please {i}\", \"no\"]}}\n"))
         .collect();
     write(folder.path(), "pairs.jsonl", &pairs);
@@ -634,7 +634,7 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
     ];
     let full = done(rlaif(folder.path(), &args)).await;
     let kept = std::fs::read_to_string(disk.join("l.jsonl.partial")).unwrap_or_default();
-    let grown = mount("remount,size=4m");
+    let grown = mount("remount,size=16m");
     let again = done(rlaif(folder.path(), &args)).await;
     let labels = std::fs::read_to_string(disk.join("l.jsonl")).unwrap_or_default();
     Command::new("umount")
@@ -655,7 +655,7 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
     );
     assert!(grown);
     assert_eq!(code(&again), 0, "{}", stderr(&again));
-    assert_eq!(labels.lines().count(), 60);
+    assert_eq!(labels.lines().count(), 600);
     assert!(
         stderr(&again).contains("finished before"),
         "{}",

@@ -91,7 +91,7 @@ impl JournalError {
             JournalError::Io { full: true, .. } => {
                 "free some space and give the same command again: what is finished is kept"
             }
-            JournalError::Io { .. } => "check the path and its permissions",
+            JournalError::Io { .. } => "check the path, its permissions and the space left",
         }
     }
 

@@ -129,7 +129,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
     }
     connection
         .execute_batch(
-            "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
              PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 33554432;
              PRAGMA busy_timeout = 60000;",
         )
