@@ -227,11 +227,8 @@ async fn complete(
     }
     let draw = state.drawn.fetch_add(1, Ordering::Relaxed);
     let fault = plan.faults.draw(plan.seed, draw);
-    match fault {
-        Some(Fault::Busy | Fault::BusyWithWord | Fault::Error500 | Fault::ErrorBody) => {
-            state.with(|a, _| a.refused += 1);
-        }
-        _ => {}
+    if let Some(Fault::Busy | Fault::BusyWithWord | Fault::Error500 | Fault::ErrorBody) = fault {
+        state.with(|a, _| a.refused += 1);
     }
     match fault {
         Some(Fault::Busy) => return http::send(socket, 429, "", BUSY).await,

@@ -593,6 +593,21 @@ async fn what_init_writes_passes_plan() {
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(plan["stages"].as_array().unwrap().len(), 4, "{plan}");
         assert_eq!(plan["stages"][3]["calls"], 6);
+        let judge = &plan["stages"][3];
+        // A verdict is one token a call, and the range lies round the estimate.
+        assert_eq!(judge["completion_tokens"], 6);
+        let range = &judge["prompt_tokens_range"];
+        let estimate = judge["prompt_tokens"].as_u64().unwrap();
+        assert!(range[0].as_u64().unwrap() < estimate && estimate < range[1].as_u64().unwrap());
+        if kind == "api" {
+            // gpt-4o has a price in the shipped table.
+            let usd = judge["usd"].as_f64().unwrap();
+            let (least, most) = (
+                judge["usd_range"][0].as_f64(),
+                judge["usd_range"][1].as_f64(),
+            );
+            assert!(least.unwrap() < usd && usd < most.unwrap(), "{judge}");
+        }
         assert!(!stderr(&output).contains("planted-key-value"));
     }
 }

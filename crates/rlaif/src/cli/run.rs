@@ -139,39 +139,47 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
         ready.constitution.principles.len()
     );
     println!(
-        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
-        "stage", "model", "rows", "calls", "prompt tokens", "most generated", "most $"
+        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>20}",
+        "stage", "model", "rows", "calls", "prompt tokens", "most generated", "$ (least to most)"
     );
-    let money = |usd: Option<f64>| usd.map_or("no price".into(), |u| format!("{u:.2}"));
+    let money = |usd: Option<f64>, range: Option<[f64; 2]>| match (usd, range) {
+        (Some(usd), Some([least, most])) => format!("{usd:.2} ({least:.2}-{most:.2})"),
+        _ => "no price".into(),
+    };
     for p in &plans {
         println!(
-            "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+            "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>20}",
             p.stage,
             p.model,
             p.rows,
             p.calls,
             p.prompt_tokens,
             p.max_completion_tokens,
-            money(p.max_usd)
+            money(p.usd, p.usd_range)
         );
     }
     let sum = |f: fn(&StagePlan) -> u64| plans.iter().map(f).sum::<u64>();
-    let usd = plans.iter().map(|p| p.max_usd).sum::<Option<f64>>();
+    let usd = plans.iter().map(|p| p.usd).sum::<Option<f64>>();
+    let range = plans
+        .iter()
+        .map(|p| p.usd_range)
+        .try_fold([0.0, 0.0], |[a, b], r| r.map(|[c, d]| [a + c, b + d]));
     let calls = sum(|p| p.calls);
     let n = ready.recipe.concurrency.unwrap_or(PLANNED_IN_FLIGHT) as u64;
     println!(
-        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>20}",
         "all",
         "",
         "",
         calls,
         sum(|p| p.prompt_tokens),
         sum(|p| p.max_completion_tokens),
-        money(usd)
+        money(usd, range)
     );
     println!(
         "\nAt one second an answer and {n} calls in flight: about {} s. Prompt tokens are \
-         estimated at four bytes each.",
+         estimated at four bytes each; the range of money is that of five to three bytes, and of \
+         short answers to such as reach their limit.",
         calls.div_ceil(n)
     );
     Ok(0)
