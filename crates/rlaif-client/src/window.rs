@@ -3,8 +3,9 @@
 //! [`Controller`] is the rule, without clocks or sockets: it is told how each request ended, and
 //! judges once a round trip. The window doubles until answers slow down or are refused, then
 //! creeps. It shrinks on the *share* of refusals for load, or when latency has left its floor; one
-//! refusal alone changes nothing. Refusals that a smaller window does not lessen are not for load
-//! (a provider that throws dice, a limit a minute), and the window is given back.
+//! refusal or one slow round alone changes nothing. What a smaller window does not lessen is not
+//! for load: neither refusals (a provider that throws dice, a limit a minute) nor slowness (longer
+//! answers, a machine that others use). The window is given back then.
 //!
 //! [`Window`] is the queue that keeps to it.
 
@@ -59,6 +60,11 @@ pub(crate) struct Controller {
     /// Share of refusals that no window lessens.
     base: f64,
     trial: Option<Trial>,
+    /// Likewise for latency: the window before, and the mean latency in seconds.
+    slow_trial: Option<(usize, f64)>,
+    slow_rounds: u32,
+    /// Refusals for load were seen.
+    was_refused: bool,
     /// Rounds that show what an earlier window had sent.
     settling: u32,
     clean: u32,
@@ -90,6 +96,9 @@ impl Controller {
             ceiling: max.max(1),
             base: 0.0,
             trial: None,
+            slow_trial: None,
+            slow_rounds: 0,
+            was_refused: false,
             settling: 0,
             clean: 0,
             patience: MIN_PATIENCE,
@@ -188,16 +197,33 @@ impl Controller {
         if round.refused == 0 {
             self.base *= 0.95;
         }
-        if slow && self.limit > 1 {
-            if self.doubling {
-                self.limit = (self.limit / 2).max(1);
-            } else {
-                self.limit = (self.limit * 9 / 10).max(1);
+        if let (Some((before, secs)), Some(mean)) = (self.slow_trial.take(), mean) {
+            if mean > 0.9 * secs {
+                // As slow with less: this is how long answers take now.
+                self.limit = before;
+                self.floor = self.floor.map(|floor| floor.max(mean / SLOW));
+                self.slow_rounds = 0;
+                return;
             }
+            // Halfway back: a slow moment that passed by itself looks the same as a cure.
+            self.ceiling = self.limit.midpoint(before);
             self.doubling = false;
-            self.ceiling = self.limit;
+        }
+        self.slow_rounds = if slow { self.slow_rounds + 1 } else { 0 };
+        if self.slow_rounds >= 2 && self.limit > 1 {
+            self.slow_rounds = 0;
+            self.slow_trial = mean.map(|mean| (self.limit, mean));
+            let less = if self.doubling {
+                self.limit / 2
+            } else {
+                self.limit * 3 / 4
+            };
+            self.limit = less.max(1);
             self.settling = 1;
             self.clean = 0;
+            return;
+        }
+        if slow {
             return;
         }
         if round.was_full && share <= 2.0 * self.base + 0.01 {
@@ -219,6 +245,7 @@ impl Controller {
         let before = self.limit;
         self.limit = before.saturating_sub(refused).max(before / 2).max(1);
         self.trial = Some(Trial { before, share });
+        self.was_refused = true;
         self.patience = (self.patience * 2).min(MAX_PATIENCE);
         self.clean = 0;
         self.settling = 1;
@@ -238,7 +265,9 @@ impl Controller {
         if self.clean >= self.patience {
             self.clean = 0;
             self.patience = (self.patience / 2).max(MIN_PATIENCE);
-            self.limit = (self.limit + (self.limit / 20).max(1)).min(self.max);
+            // Where nothing was ever refused, trying more costs nothing but a little time.
+            let step = self.limit / if self.was_refused { 20 } else { 8 };
+            self.limit = (self.limit + step.max(1)).min(self.max);
             self.ceiling = self.limit;
         }
     }
@@ -449,6 +478,30 @@ mod tests {
         let told = simulate(16, 0.05, 0.0, true, 1024);
         let (last, _) = told[told.len() - 1];
         assert!((16..=48).contains(&last), "{told:?}");
+    }
+
+    #[test]
+    fn slowness_that_is_not_the_windows_does_not_close_it() {
+        let mut rule = Controller::new(8, 256);
+        let mut now = 0.0;
+        let mut round = |rule: &mut Controller, secs: f64| {
+            for _ in 0..rule.limit().max(4) {
+                rule.full();
+                now += secs * 1.05 / rule.limit().max(4) as f64;
+                rule.ended(now, Ended::Answered { secs });
+            }
+        };
+        for _ in 0..20 {
+            round(&mut rule, 0.05);
+        }
+        assert_eq!(rule.limit(), 256);
+        // Answers take four times as long, whatever the window; and every now and then ten times.
+        let mut least = 256;
+        for i in 0..200 {
+            round(&mut rule, if i % 17 == 0 { 0.5 } else { 0.2 });
+            least = least.min(rule.limit());
+        }
+        assert!(least >= 96 && rule.limit() >= 128, "{least} {rule:?}");
     }
 
     #[test]
