@@ -14,7 +14,7 @@ struct Wall {
     because: &'static str,
 }
 
-const WALLS: [Wall; 9] = [
+const WALLS: [Wall; 10] = [
     Wall {
         name: "rlaif-core",
         may: &[],
@@ -64,6 +64,13 @@ const WALLS: [Wall; 9] = [
         may: &["rlaif-core"],
         must_not: &["tokio", "reqwest", "candle-core", "rand"],
         because: "the world knows the truth: whoever learns must not be able to ask it",
+    },
+    Wall {
+        name: "rlaif-standin",
+        may: &[],
+        must_not: &["reqwest", "candle-core"],
+        because: "the stand-in is a server for tests and benchmarks: it shares no code with the \
+                  client that it tests",
     },
     Wall {
         name: "rlaif",

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use crate::wire::error_text;
+use crate::wire::{Api, error_text};
 
 /// Fields that a request can do without, or under another name.
 const OPTIONAL: [&str; 11] = [
@@ -28,6 +28,20 @@ pub(crate) struct Dialect {
     dropped: BTreeSet<&'static str>,
     /// Most alternatives a token that the endpoint gives.
     pub(crate) top_logprobs: u32,
+    /// It has given log-probabilities: an answer without them is then a slip.
+    seen_logprobs: bool,
+    /// Answers in a row whose log-probabilities could not be used.
+    malformed: u32,
+}
+
+/// So many malformed answers in a row are no slip any more.
+const MALFORMED: u32 = 3;
+
+/// What is kept of a dialect between processes.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Kept {
+    dropped: Vec<String>,
+    top_logprobs: u32,
 }
 
 impl Default for Dialect {
@@ -35,11 +49,46 @@ impl Default for Dialect {
         Dialect {
             dropped: BTreeSet::new(),
             top_logprobs: 20,
+            seen_logprobs: false,
+            malformed: 0,
         }
     }
 }
 
 impl Dialect {
+    /// What is known of a kind of API before the first call.
+    pub(crate) fn of(api: Api) -> Self {
+        Dialect {
+            dropped: api.lacks().iter().copied().collect(),
+            ..Dialect::default()
+        }
+    }
+
+    /// Takes up what an earlier process learned; what cannot be read is learned again.
+    pub(crate) fn take_up(&mut self, kept: &str) {
+        if let Ok(kept) = serde_json::from_str::<Kept>(kept) {
+            let known = OPTIONAL
+                .iter()
+                .filter(|f| kept.dropped.iter().any(|d| d == *f));
+            self.dropped.extend(known);
+            self.top_logprobs = kept.top_logprobs.clamp(1, 20);
+        }
+    }
+
+    /// What is worth keeping, as JSON.
+    pub(crate) fn keep(&self) -> String {
+        serde_json::to_string(&Kept {
+            dropped: self.dropped.iter().map(|f| (*f).to_owned()).collect(),
+            top_logprobs: self.top_logprobs,
+        })
+        .unwrap_or_default()
+    }
+
+    /// True where requests go as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.dropped.is_empty() && self.top_logprobs == 20
+    }
+
     /// True while log-probabilities have not been refused.
     pub(crate) fn gives_logprobs(&self) -> bool {
         !self.dropped.contains("logprobs")
@@ -111,14 +160,31 @@ impl Dialect {
         )
     }
 
-    /// Notes that log-probabilities were asked for and silently not given.
-    pub(crate) fn logprobs_ignored(&mut self) -> Option<String> {
+    /// Notes that log-probabilities came and could be used.
+    pub(crate) fn logprobs_came(&mut self) {
+        self.seen_logprobs = true;
+        self.malformed = 0;
+    }
+
+    /// Notes that an answer came without log-probabilities, or with such as cannot be right.
+    /// Returns true where that was a slip, so that asking again may give them, and what to tell
+    /// where it is the endpoint's way.
+    pub(crate) fn logprobs_missed(&mut self, malformed: bool) -> (bool, Option<String>) {
+        self.malformed += 1;
+        if (malformed || self.seen_logprobs) && self.malformed < MALFORMED {
+            return (true, None);
+        }
+        if self.seen_logprobs {
+            // One bad stretch does not undo what the endpoint is known to give.
+            return (false, None);
+        }
         let news = self.dropped.insert("logprobs") | self.dropped.insert("top_logprobs");
-        news.then(|| {
-            "the endpoint gives no log-probabilities; choices are read from its answers, and each \
-             label says so"
+        let news = news.then(|| {
+            "the endpoint gives no log-probabilities that can be used; choices are read from its \
+             answers, and each label says so"
                 .to_owned()
-        })
+        });
+        (false, news)
     }
 }
 
@@ -253,6 +319,34 @@ mod tests {
         let mut body = sent();
         assert!(dialect.apply(&mut body).is_empty());
         assert_eq!(body["top_logprobs"], 5);
+    }
+
+    #[test]
+    fn what_was_learned_is_taken_up() {
+        let mut dialect = Dialect::default();
+        assert!(dialect.is_plain());
+        dialect
+            .learn("Unsupported fields: {'seed'}", &sent())
+            .unwrap();
+        let mut other = Dialect::default();
+        other.take_up(&dialect.keep());
+        let mut body = sent();
+        assert_eq!(other.apply(&mut body), ["seed"]);
+        other.take_up("{broken");
+        assert!(Dialect::of(Api::Anthropic).keep().contains("logprobs"));
+    }
+
+    #[test]
+    fn a_slip_is_no_rule() {
+        let mut dialect = Dialect::default();
+        // The first answer of all has none: the endpoint gives none.
+        assert!(!dialect.clone().logprobs_missed(false).0);
+        assert!(dialect.logprobs_missed(true).0 && dialect.gives_logprobs());
+        dialect.logprobs_came();
+        for _ in 0..10 {
+            dialect.logprobs_missed(true);
+        }
+        assert!(dialect.gives_logprobs());
     }
 
     #[test]

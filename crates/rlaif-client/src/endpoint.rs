@@ -1,58 +1,67 @@
-//! An endpoint: a configuration, a connection pool, what was learned, and the model trait.
+//! An endpoint: what is asked of it becomes calls, which pass through the layers; what comes back
+//! becomes completions and choices.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use rlaif_core::{
     BoxFuture, CallContext, Capabilities, ChoiceLogprobs, ChoiceRequest, Completion, Evidence,
     Finish, LanguageModel, ModelError, ModelId, SampleRequest, Sampling, Usage,
     choice::read_choice, seed,
 };
-use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use crate::breaker::Breaker;
+use crate::budget::{Budget, Budgeted};
+use crate::call::{Answer, Call, Calls, Failure};
 use crate::choice::masses;
-use crate::config::{ClientError, EndpointConfig, key_of};
+use crate::config::{ClientError, EndpointConfig, Replica, key_in};
 use crate::dialect::Dialect;
-use crate::retry::{Failure, is_passing, pause, retry_after};
-use crate::wire::{self, Reply, error_text, shorten};
+use crate::journal::{Journal, Journalled};
+use crate::line::{Line, Shared};
+use crate::meter::{Meter, Now, Stats, lock};
+use crate::pool::{Member, Pool};
+use crate::rate::Rate;
+use crate::retry::Retry;
+use crate::window::{Controller, Window};
+use crate::wire::{self, Api, Reply};
 
 /// Receives what is worth telling a person, once each.
 pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What an endpoint was asked so far.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Stats {
-    /// Answers received.
-    pub calls: u64,
-    /// Attempts made again.
-    pub retries: u64,
-    /// Calls that ended without an answer.
-    pub failed: u64,
-    /// Prompt tokens, by the server's count.
-    pub prompt_tokens: u64,
-    /// Generated tokens, by the server's count.
-    pub completion_tokens: u64,
-    /// Money; `null` where the model has no price.
-    pub usd: Option<f64>,
-    /// Request fields that the endpoint refused.
-    pub lost: BTreeSet<String>,
+/// What the endpoints of a run share.
+#[derive(Clone, Default)]
+pub struct Ledger {
+    /// Remembers every call.
+    pub journal: Option<Arc<Journal>>,
+    /// Limits what is spent.
+    pub budget: Option<Arc<Budget>>,
 }
 
-/// A model behind an OpenAI-compatible chat-completions endpoint.
+/// A model behind one server or several that speak OpenAI's or Anthropic's API.
 pub struct Endpoint {
     config: EndpointConfig,
+    api: Api,
     id: ModelId,
-    http: reqwest::Client,
-    permits: Semaphore,
     model: OnceCell<String>,
-    dialect: Mutex<Dialect>,
-    stats: Mutex<Stats>,
-    notice: Mutex<Option<Notice>>,
+    constrained: OnceCell<Option<Constraint>>,
+    pool: Arc<Pool>,
+    calls: Retry,
+    shared: Arc<Shared>,
+    meter: Arc<Meter>,
+}
+
+/// The field by which a server makes an answer one of several texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Constraint {
+    /// vLLM: `structured_outputs`, and `guided_choice` before it.
+    Vllm,
+    /// SGLang: `regex`.
+    Sglang,
+    /// llama.cpp: `grammar` in GBNF.
+    LlamaCpp,
 }
 
 /// Tokens asked for where only a choice is wanted: room for `(A).` and its like.
@@ -62,113 +71,181 @@ const PROSE_TOKENS: u32 = 64;
 /// Tokens for a judge that was cut off before it chose: it reasons.
 const REASONING_TOKENS: u32 = 2048;
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// The pool below an endpoint, shared with whoever asks for its width.
+struct Shares(Arc<Pool>);
+
+impl Calls for Shares {
+    fn attempt<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Answer, Failure>> {
+        self.0.attempt(call)
+    }
 }
 
 impl Endpoint {
-    /// Opens an endpoint. No call is made yet; the key is read now, so that a missing one is
-    /// known before anything is paid.
+    /// Opens an endpoint on its own. No call is made yet; the key is read now, so that a missing
+    /// one is known before anything is paid.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn open(config: EndpointConfig) -> Result<Self, ClientError> {
+        Self::open_with(config, &Ledger::default())
+    }
+
+    /// Opens an endpoint whose calls are remembered and limited by a run's ledger.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::NoPrice`] for a budget of money and a model without a price.
+    pub fn open_with(config: EndpointConfig, ledger: &Ledger) -> Result<Self, ClientError> {
         let config = config.normalized()?;
-        let fault = |problem: String| ClientError::Http { problem };
-        let mut headers = HeaderMap::new();
-        if let Some(key) = key_of(&config)? {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", key.0))
-                .map_err(|_| fault("the key holds characters that no header can".into()))?;
-            value.set_sensitive(true);
-            headers.insert(reqwest::header::AUTHORIZATION, value);
-        }
-        for (name, value) in &config.headers {
-            let name = HeaderName::try_from(name.as_str())
-                .map_err(|_| fault(format!("`{name}` cannot be a header's name")))?;
-            let value = HeaderValue::try_from(value.as_str())
-                .map_err(|_| fault(format!("the value of header `{name}` cannot be sent")))?;
-            headers.insert(name, value);
-        }
-        // A provider may be there already, from another endpoint or from the program around us.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .default_headers(headers)
-            .user_agent(concat!("rlaif/", env!("CARGO_PKG_VERSION")))
-            .pool_max_idle_per_host(config.concurrency)
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(Duration::from_secs(config.timeout_secs));
-        let host = reqwest::Url::parse(&config.url).ok();
-        let host = host.as_ref().and_then(|u| u.host_str()).unwrap_or_default();
-        if host == "localhost" || host.starts_with("127.") || host == "[::1]" {
-            builder = builder.no_proxy();
-        }
-        let http = builder
-            .build()
-            .map_err(|e| fault(e.without_url().to_string()))?;
+        let api = config.api();
         let id = match &config.model {
             Some(name) => ModelId::new(format!("{}#{name}", config.url)),
             None => ModelId::new(&config.url),
         };
-        Ok(Endpoint {
-            permits: Semaphore::new(config.concurrency),
-            model: OnceCell::new_with(config.model.clone()),
-            config,
-            id,
-            http,
-            dialect: Mutex::default(),
-            stats: Mutex::default(),
+        let has_max_usd = ledger
+            .budget
+            .as_ref()
+            .is_some_and(|b| b.limits().max_usd.is_some());
+        if has_max_usd && config.price.is_none() {
+            return Err(ClientError::NoPrice {
+                model: id.to_string(),
+            });
+        }
+        let meter = Arc::new(Meter::default());
+        let name: Arc<str> = Arc::from(id.as_str());
+        let mut dialect = Dialect::of(api);
+        if let Some(kept) = ledger.journal.as_ref().and_then(|j| j.dialect(&name)) {
+            dialect.take_up(&kept);
+        }
+        let shared = Arc::new(Shared {
+            api,
+            key_env: config.api_key_env.clone(),
+            timeout: Duration::from_secs(config.timeout_secs),
+            price: config.price,
+            dialect: Mutex::new(dialect),
             notice: Mutex::default(),
+            meter: Arc::clone(&meter),
+            journal: ledger.journal.clone(),
+            name: Arc::clone(&name),
+            must_bound: has_max_usd,
+            told: Mutex::default(),
+        });
+        let own = Replica {
+            url: config.url.clone(),
+            weight: config.weight,
+            api_key_env: None,
+        };
+        let mut members = Vec::new();
+        for replica in std::iter::once(&own).chain(&config.replicas) {
+            let variable = replica.api_key_env.as_ref().or(config.api_key_env.as_ref());
+            let key = key_in(variable)?;
+            let (start, most) = (config.concurrency.start(), config.concurrency.most());
+            members.push(Member {
+                line: Line::open(&config, &replica.url, key.as_ref(), Arc::clone(&shared))?,
+                weight: replica.weight,
+                window: Window::new(Controller::new(start, most)),
+                requests: config
+                    .requests_per_min
+                    .map(|n| Mutex::new(Rate::per_min(n))),
+                tokens: config.tokens_per_min.map(|n| Mutex::new(Rate::per_min(n))),
+                breaker: Mutex::new(Breaker::default()),
+            });
+        }
+        let pool = Arc::new(Pool {
+            members,
+            meter: Arc::clone(&meter),
+            begun: Instant::now(),
+        });
+        let mut calls: Box<dyn Calls> = Box::new(Shares(Arc::clone(&pool)));
+        if let Some(journal) = &ledger.journal {
+            calls = Box::new(Journalled {
+                inner: calls,
+                journal: Arc::clone(journal),
+                model: name,
+                api,
+                price: config.price,
+                meter: Arc::clone(&meter),
+            });
+        }
+        if let Some(budget) = &ledger.budget {
+            calls = Box::new(Budgeted {
+                inner: calls,
+                budget: Arc::clone(budget),
+                price: config.price,
+            });
+        }
+        let calls = Retry {
+            inner: calls,
+            max_attempts: config.max_attempts,
+            meter: Arc::clone(&meter),
+        };
+        Ok(Endpoint {
+            model: OnceCell::new_with(config.model.clone()),
+            constrained: OnceCell::new(),
+            config,
+            api,
+            id,
+            pool,
+            calls,
+            shared,
+            meter,
         })
     }
 
     /// Sets who is told of what the endpoint refuses. The library itself prints nothing.
     pub fn on_notice(&self, notice: Notice) {
-        *lock(&self.notice) = Some(notice);
+        *lock(&self.shared.notice) = Some(notice);
     }
 
     /// What it was asked so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        lock(&self.stats).clone()
+        self.meter.stats()
     }
 
-    fn tell(&self, news: Option<String>) {
-        let notice = lock(&self.notice).clone();
-        if let (Some(news), Some(notice)) = (news, notice) {
-            notice(&format!("{}: {news}", self.id));
+    /// What is under way.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        Now {
+            in_flight: self.pool.in_flight(),
+            window: self.pool.width(),
+            asleep: self.meter.sleeping(),
+            latency_secs: self.meter.percentiles(),
+            failures: self.meter.failures(),
         }
+    }
+
+    /// Rows that keep the endpoint busy: the window, and as many again as wait before they are
+    /// sent once more, up to three windows.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        let window = self.pool.width();
+        window + self.meter.sleeping().min(3 * window)
     }
 
     /// The model's name: the configured one, or the only one that the server lists.
     async fn model_name(&self) -> Result<&str, ModelError> {
         self.model
             .get_or_try_init(|| async {
-                let url = format!("{}/models", self.config.url);
-                let list = async { self.http.get(&url).send().await?.text().await }.await;
-                let names: Vec<String> = list
-                    .ok()
-                    .and_then(|text| serde_json::from_str::<Value>(&text).ok())
-                    .and_then(|v| v.get("data").and_then(Value::as_array).cloned())
-                    .unwrap_or_default()
-                    .iter()
-                    .filter_map(|m| m.get("id").and_then(Value::as_str).map(str::to_owned))
-                    .collect();
+                let listed = match self.pool.members.first() {
+                    Some(member) => member.line.models().await.unwrap_or_default(),
+                    None => Vec::new(),
+                };
+                let names: Vec<String> = listed.into_iter().map(|(name, _)| name).collect();
+                let url = &self.config.url;
                 match names.as_slice() {
                     [only] => Ok(only.clone()),
                     [] => Err(ModelError::Broken {
                         message: format!(
-                            "no model was named, and `{url}` lists none; is the server running? \
-                             Name the model as in `{}#NAME`",
-                            self.config.url
+                            "no model was named, and `{url}/models` lists none; is the server \
+                             running? Name the model as in `{url}#NAME`"
                         ),
                     }),
-                    many => Err(ModelError::Broken {
+                    [first, ..] => Err(ModelError::Broken {
                         message: format!(
-                            "no model was named, and `{}` serves {}: {}; name one as in `{0}#{}`",
-                            self.config.url,
-                            many.len(),
-                            many.iter().take(8).cloned().collect::<Vec<_>>().join(", "),
-                            many[0]
+                            "no model was named, and `{url}` serves {}: {}; name one as in \
+                             `{url}#{first}`",
+                            names.len(),
+                            names.iter().take(8).cloned().collect::<Vec<_>>().join(", "),
                         ),
                     }),
                 }
@@ -177,195 +254,66 @@ impl Endpoint {
             .map(String::as_str)
     }
 
-    /// One call with its retries, within its deadline.
+    /// One call through all layers.
     async fn call(
         &self,
         mut fields: Map<String, Value>,
         cx: &CallContext,
     ) -> Result<(Reply, Usage), ModelError> {
-        let deadline = Instant::now() + cx.deadline;
-        let result = match tokio::time::timeout_at(deadline, self.attempts(&mut fields, cx)).await {
-            Ok(result) => result,
-            Err(_) => Err(ModelError::Deadline),
-        };
-        let mut stats = lock(&self.stats);
-        match &result {
-            Ok((reply, usage)) => {
-                stats.calls += 1;
-                stats.prompt_tokens += reply.prompt_tokens;
-                stats.completion_tokens += reply.completion_tokens;
-                stats.lost.extend(usage.lost.iter().cloned());
-                if let Some(usd) = usage.usd {
-                    *stats.usd.get_or_insert(0.0) += usd;
-                }
-            }
-            Err(_) => stats.failed += 1,
-        }
-        result
-    }
-
-    async fn attempts(
-        &self,
-        fields: &mut Map<String, Value>,
-        cx: &CallContext,
-    ) -> Result<(Reply, Usage), ModelError> {
-        let name = self.model_name().await?;
+        let name = tokio::time::timeout(cx.deadline, self.model_name()).await;
+        let name = name.map_err(|_| ModelError::Deadline)??;
         fields.insert("model".into(), name.into());
         for (key, value) in &self.config.extra_body {
             fields.insert(key.clone(), value.clone());
         }
-        let mut retries = 0;
-        loop {
-            let mut body = fields.clone();
-            let lost = lock(&self.dialect).apply(&mut body);
-            let failure = match self.attempt(&body).await {
-                Ok(reply) => {
-                    let usd = self.config.price.map(|price| {
-                        (reply.prompt_tokens as f64 * price.prompt_usd_per_mtok
-                            + reply.completion_tokens as f64 * price.completion_usd_per_mtok)
-                            / 1e6
-                    });
-                    let usage = Usage {
-                        calls: 1,
-                        retries,
-                        prompt_tokens: reply.prompt_tokens,
-                        completion_tokens: reply.completion_tokens,
-                        usd,
-                        lost,
-                    };
-                    return Ok((reply, usage));
-                }
-                Err(failure) => failure,
-            };
-            match failure {
-                Failure::NoApi { message } => return Err(ModelError::Broken { message }),
-                Failure::Refused { status, body: text } => {
-                    if matches!(status, 400 | 422) {
-                        if let Some(error) = context_too_long(&text) {
-                            return Err(error);
-                        }
-                        let news = lock(&self.dialect).learn(&text, &body);
-                        if news.is_some() {
-                            self.tell(news);
-                            continue;
-                        }
-                        // Another call in flight may have learned it between sending and refusal.
-                        let mut again = fields.clone();
-                        lock(&self.dialect).apply(&mut again);
-                        if again != body {
-                            continue;
-                        }
+        let call = Call::new(self.api, fields, cx);
+        match self.calls.call(&call).await {
+            Ok((answer, retries)) => {
+                let usage = Usage {
+                    calls: 1,
+                    retries,
+                    prompt_tokens: answer.reply.prompt_tokens,
+                    completion_tokens: answer.reply.completion_tokens,
+                    usd: answer.usd,
+                    lost: answer.lost,
+                };
+                self.meter.count(|stats| {
+                    if answer.recalled {
+                        return;
                     }
-                    return Err(self.rejected(status, &text));
-                }
-                Failure::Passing {
-                    message,
-                    retry_after,
-                } => {
-                    retries += 1;
-                    if retries >= self.config.max_attempts {
-                        return Err(ModelError::Exhausted {
-                            attempts: retries,
-                            last: message,
-                        });
+                    stats.calls += 1;
+                    stats.prompt_tokens += usage.prompt_tokens;
+                    stats.completion_tokens += usage.completion_tokens;
+                    stats.lost.extend(usage.lost.iter().cloned());
+                    if let Some(usd) = usage.usd {
+                        *stats.usd.get_or_insert(0.0) += usd;
                     }
-                    lock(&self.stats).retries += 1;
-                    tokio::time::sleep(pause(cx.seed, retries, retry_after)).await;
-                }
-            }
-        }
-    }
-
-    /// One request. The permit is held while it is under way, and not while waiting to try again.
-    async fn attempt(&self, body: &Map<String, Value>) -> Result<Reply, Failure> {
-        let passing = |message: String| Failure::Passing {
-            message,
-            retry_after: None,
-        };
-        let _permit = self
-            .permits
-            .acquire()
-            .await
-            .map_err(|e| passing(e.to_string()))?;
-        let url = format!("{}/chat/completions", self.config.url);
-        let response = self
-            .http
-            .post(&url)
-            .json(body)
-            .send()
-            .await
-            .map_err(|e| passing(self.transport(&e)))?;
-        let status = response.status().as_u16();
-        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
-        let wait = retry_after(header("retry-after"));
-        let is_page = header("content-type").is_some_and(|t| t.contains("text/html"));
-        let text = response
-            .text()
-            .await
-            .map_err(|e| passing(self.transport(&e)))?;
-        if is_page && (status < 400 || status == 404) {
-            return Err(Failure::NoApi {
-                message: format!(
-                    "`{url}` answers with a web page; an API's base URL usually ends in /v1"
-                ),
-            });
-        }
-        if is_passing(status) {
-            if is_spent(&text) {
-                return Err(Failure::Refused {
-                    status: 402,
-                    body: text,
                 });
+                Ok((answer.reply, usage))
             }
-            let message = format!("status {status}: {}", words(&text));
-            return Err(Failure::Passing {
-                message,
-                retry_after: wait,
-            });
+            Err(error) => {
+                self.meter.count(|stats| stats.failed += 1);
+                Err(error)
+            }
         }
-        if !(200..300).contains(&status) {
-            return Err(Failure::Refused { status, body: text });
-        }
-        wire::parse(&text).map_err(passing)
     }
 
-    /// A transport error in words, with what to check; the URL holds no secret, the rest is left
-    /// out.
-    fn transport(&self, error: &reqwest::Error) -> String {
-        let url = &self.config.url;
-        if error.is_timeout() {
-            return format!(
-                "no answer from `{url}` within {} s",
-                self.config.timeout_secs
-            );
-        }
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(source) = cause.source() {
-            cause = source;
-        }
-        if error.is_connect() {
-            return format!("cannot connect to `{url}` ({cause})");
-        }
-        format!("the connection to `{url}` broke ({cause})")
-    }
-
-    fn rejected(&self, status: u16, body: &str) -> ModelError {
-        let said = words(body);
-        let message = match (status, &self.config.api_key_env) {
-            (401 | 403, Some(variable)) => {
-                format!("the key in `{variable}` is not accepted: {said}")
-            }
-            (401 | 403, None) => {
-                format!("a key is wanted; name the variable that holds it (`api_key_env`): {said}")
-            }
-            (404, _) => format!(
-                "`{}` knows no model `{}`, or no chat completions: {said}",
-                self.config.url,
-                self.model.get().map_or("", String::as_str)
-            ),
-            _ => said,
-        };
-        ModelError::Rejected { status, message }
+    /// The field by which the server constrains an answer, told by who owns its models.
+    async fn constraint(&self) -> Option<Constraint> {
+        *self
+            .constrained
+            .get_or_init(|| async {
+                let member = self.pool.members.first()?;
+                let models = tokio::time::timeout(self.shared.timeout, member.line.models());
+                let owners = models.await.ok()??;
+                owners.iter().find_map(|(_, owner)| match owner.as_str() {
+                    "vllm" => Some(Constraint::Vllm),
+                    "sglang" => Some(Constraint::Sglang),
+                    "llamacpp" => Some(Constraint::LlamaCpp),
+                    _ => None,
+                })
+            })
+            .await
     }
 
     fn fields(
@@ -407,6 +355,7 @@ impl Endpoint {
         let choices = &request.choices;
         let mut usage = Usage::default();
         let mut answers: Vec<Reply> = Vec::new();
+        let constraint = Mutex::new(None::<(&str, Value)>);
         let ask = |sampling: Sampling, logprobs: bool, draw: u32| {
             let draw_seed = seed::derive(cx.seed, &["draw", &draw.to_string()]);
             let prefill = request.prefill.as_deref();
@@ -415,17 +364,27 @@ impl Endpoint {
                 body.insert("logprobs".into(), true.into());
                 body.insert("top_logprobs".into(), 20.into());
             }
+            if let Some((field, value)) = lock(&constraint).clone() {
+                body.insert(field.into(), value);
+            }
             self.call(body, cx)
         };
-        let hoped = lock(&self.dialect).gives_logprobs();
-        if hoped {
-            let (reply, spent) = ask(Sampling::greedy(CHOICE_TOKENS), true, 0).await?;
+        let hoped = lock(&self.shared.dialect).gives_logprobs();
+        for slip in 0..2 {
+            if !hoped {
+                break;
+            }
+            // Asked once more after a slip, under another seed: the same call has its answer.
+            let (reply, spent) = ask(Sampling::greedy(CHOICE_TOKENS), true, slip).await?;
             usage.add(&spent);
             declined(&reply)?;
             let found = reply
                 .positions
                 .as_ref()
                 .and_then(|positions| masses(positions, &reply.text, choices));
+            if reply.positions.is_some() {
+                lock(&self.shared.dialect).logprobs_came();
+            }
             if let Some(found) = found {
                 let sum: f64 = found.choices.iter().sum();
                 return Ok(ChoiceLogprobs {
@@ -442,13 +401,19 @@ impl Endpoint {
                     usage,
                 });
             }
-            if reply.positions.is_none() && reply.reasoning.is_none() {
-                // Asked for and not given, without a word; or given malformed.
-                let news = lock(&self.dialect).logprobs_ignored();
-                self.tell(news);
-                add_lost(&mut usage);
+            let mut again = false;
+            if reply.positions.is_none() && reply.reasoning.is_none() && spent.lost.is_empty() {
+                let news;
+                (again, news) = lock(&self.shared.dialect).logprobs_missed(reply.malformed);
+                self.shared.tell(news);
+                if !again || slip > 0 {
+                    add_lost(&mut usage);
+                }
             }
-            answers.push(reply);
+            answers = vec![reply];
+            if !again {
+                break;
+            }
         }
         if self.config.draws > 1 {
             // A greedy answer is no draw.
@@ -478,8 +443,59 @@ impl Endpoint {
         for reply in &answers {
             declined(reply)?;
         }
+        let unread =
+            |r: &Reply| r.finish != Some(Finish::Length) && read_choice(&r.text, choices).is_none();
+        if answers.iter().all(unread)
+            && let Some(kind) = self.constraint().await
+        {
+            // None of the choices, and the server can be held to them.
+            for (field, value) in kind.fields(choices) {
+                *lock(&constraint) = Some((field, value));
+                let asked = ask(Sampling::greedy(PROSE_TOKENS), false, 0).await;
+                // A field of another version of the server is refused; the next one is tried.
+                let Ok((reply, spent)) = asked else { continue };
+                usage.add(&spent);
+                answers = vec![reply];
+                break;
+            }
+        }
         count(&answers, choices, usage)
     }
+}
+
+impl Constraint {
+    /// The field or fields that do it, the newest first. Each choice is held to its first
+    /// spelling.
+    fn fields(self, choices: &[Vec<String>]) -> Vec<(&'static str, Value)> {
+        let words: Vec<&str> = choices
+            .iter()
+            .filter_map(|c| c.first().map(|w| w.trim()))
+            .collect();
+        match self {
+            Constraint::Vllm => vec![
+                ("structured_outputs", json!({ "choice": words })),
+                ("guided_choice", json!(words)),
+            ],
+            Constraint::Sglang => {
+                let escaped: Vec<String> = words.iter().map(|w| escape(w)).collect();
+                vec![("regex", json!(format!("({})", escaped.join("|"))))]
+            }
+            Constraint::LlamaCpp => {
+                let quoted: Vec<String> = words.iter().map(|w| json!(w).to_string()).collect();
+                vec![("grammar", json!(format!("root ::= {}", quoted.join(" | "))))]
+            }
+        }
+    }
+}
+
+/// A text as a regular expression that matches it alone.
+fn escape(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let special = !c.is_alphanumeric() && c.is_ascii() && c != ' ';
+            special.then_some('\\').into_iter().chain([c])
+        })
+        .collect()
 }
 
 fn add_lost(usage: &mut Usage) {
@@ -540,53 +556,13 @@ fn declined(reply: &Reply) -> Result<(), ModelError> {
     }
 }
 
-/// A server's words on one short line; what is no JSON is quoted as it is.
-fn words(body: &str) -> String {
-    match serde_json::from_str::<Value>(body) {
-        Ok(value) => shorten(&error_text(&value)),
-        Err(_) => shorten(body),
-    }
-}
-
-/// True for a quota that is used up: it comes as a 429, and no waiting helps.
-fn is_spent(body: &str) -> bool {
-    body.contains("insufficient_quota")
-}
-
-/// A prompt that does not fit, however the server says so.
-fn context_too_long(body: &str) -> Option<ModelError> {
-    let lower = body.to_lowercase();
-    let says = [
-        "context_length_exceeded",
-        "maximum context length",
-        "exceed context window",
-        "exceeds the available context",
-        "exceed_context_size",
-        "prompt is too long",
-    ];
-    if !says.iter().any(|s| lower.contains(s)) {
-        return None;
-    }
-    let numbers: Vec<u64> = lower
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|n| n.parse().ok())
-        .filter(|n| *n >= 64)
-        .collect();
-    // The limit is the smaller number of any two; the status or a lone number tells nothing.
-    let (tokens, limit) = match (numbers.iter().max(), numbers.iter().min()) {
-        (Some(max), Some(min)) if max > min => (*max, *min),
-        _ => (0, 0),
-    };
-    Some(ModelError::ContextTooLong { tokens, limit })
-}
-
 impl LanguageModel for Endpoint {
     fn id(&self) -> &ModelId {
         &self.id
     }
 
     fn capabilities(&self) -> Capabilities {
-        let refused = !lock(&self.dialect).gives_logprobs();
+        let refused = !lock(&self.shared.dialect).gives_logprobs();
         Capabilities {
             logprobs: refused.then_some(false),
             prefill: false,
@@ -622,5 +598,29 @@ impl LanguageModel for Endpoint {
         cx: &'a CallContext,
     ) -> BoxFuture<'a, Result<ChoiceLogprobs, ModelError>> {
         Box::pin(self.choose(request, cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constraints_as_servers_take_them() {
+        let choices = vec![vec!["(A)".to_owned(), "A".into()], vec!["(B)".to_owned()]];
+        assert_eq!(
+            Constraint::Sglang.fields(&choices),
+            [("regex", json!("(\\(A\\)|\\(B\\))"))]
+        );
+        assert_eq!(
+            Constraint::LlamaCpp.fields(&choices),
+            [("grammar", json!("root ::= \"(A)\" | \"(B)\""))]
+        );
+        let vllm = Constraint::Vllm.fields(&choices);
+        assert_eq!(
+            vllm[0],
+            ("structured_outputs", json!({"choice": ["(A)", "(B)"]}))
+        );
+        assert_eq!(vllm[1].0, "guided_choice");
     }
 }

@@ -1,20 +1,38 @@
-//! Models behind a socket: an OpenAI-compatible chat-completions client.
+//! Models behind a socket, at the endpoint's speed, with nothing paid for twice.
 //!
-//! Main type: [`Endpoint`], a [`rlaif_core::LanguageModel`]. A file each: [`wire`] is what goes
-//! over the line, `dialect` what an endpoint refuses, `choice` the reading of probabilities,
-//! `retry` which failures are worth another attempt.
+//! Main type: [`Endpoint`], a [`rlaif_core::LanguageModel`]. What is asked of it becomes calls,
+//! which pass through layers of one trait, a file each, from the outside in: `retry` asks again,
+//! `budget` holds money back, `journal` remembers, `pool` chooses a server and waits in its
+//! `window`, `line` speaks to it in the form that `wire` writes and reads. `dialect` is what an
+//! endpoint refuses, `choice` the reading of probabilities.
 //!
-//! Invariants: a failed call is a typed error and never a number; every wait is bounded; a key
-//! comes from a named environment variable and reaches nothing but the request's header.
+//! Invariants: a failed call is a typed error and never a number; an answer from the journal costs
+//! nothing and takes no permit; every wait is bounded; a key comes from a named environment
+//! variable and reaches nothing but the request's header.
 
+mod breaker;
+mod budget;
+mod call;
 mod choice;
 mod config;
 mod dialect;
 mod endpoint;
+mod journal;
+mod line;
+mod meter;
+mod pool;
+mod prices;
+mod rate;
 mod retry;
 mod reward;
-pub mod wire;
+mod window;
+mod wire;
 
-pub use config::{ClientError, EndpointConfig, Price};
-pub use endpoint::{Endpoint, Stats};
+pub use budget::{Budget, Limits, Spent};
+pub use config::{ClientError, Concurrency, EndpointConfig, Price, Replica};
+pub use endpoint::{Endpoint, Ledger, Notice};
+pub use journal::{Account, Entry, Filter, Journal, JournalError, JournalReader, State};
+pub use meter::{Now, Stats};
+pub use prices::{Prices, Quote};
 pub use reward::{RewardRequest, rewards};
+pub use wire::Api;

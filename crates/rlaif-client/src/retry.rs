@@ -1,46 +1,107 @@
-//! Which failures are worth another attempt, and how long to wait for it.
+//! Asking again: which pause before which attempt, and an end to it.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rlaif_core::seed;
+use rlaif_core::{ModelError, seed};
 
-/// How one attempt failed.
-#[derive(Clone, Debug)]
-pub(crate) enum Failure {
-    /// Another attempt may succeed.
-    Passing {
-        /// What happened.
-        message: String,
-        /// The server's own word on when to come back.
-        retry_after: Option<Duration>,
-    },
-    /// The endpoint says that the request is wrong.
-    Refused {
-        /// HTTP status.
-        status: u16,
-        /// The body, whole.
-        body: String,
-    },
-    /// The endpoint is no API.
-    NoApi {
-        /// What it answered.
-        message: String,
-    },
-}
-
-/// True for a status after which another attempt may succeed.
-pub(crate) fn is_passing(status: u16) -> bool {
-    matches!(status, 408 | 409 | 425 | 429 | 500..=599)
-}
+use crate::call::{Answer, Call, Calls, FailureKind};
+use crate::meter::Meter;
 
 /// Full jitter: anything from 0 to half a second doubled for each attempt, at most 30 s, drawn
 /// from the call's own seed. The server's `Retry-After` counts where it is longer.
-pub(crate) fn pause(call_seed: u64, attempt: u32, retry_after: Option<Duration>) -> Duration {
+fn pause(call_seed: u64, attempt: u32, retry_after: Option<Duration>) -> Duration {
     let ceiling = (0.5 * f64::from(2u32.saturating_pow(attempt.min(16)))).min(30.0);
     let drawn = seed::unit(seed::derive(call_seed, &["pause", &attempt.to_string()])) * ceiling;
     retry_after
         .unwrap_or_default()
         .max(Duration::from_secs_f64(drawn))
+}
+
+/// What all attempts said, the last one first, equal ones counted.
+fn reasons(said: &[String]) -> String {
+    let Some((last, before)) = said.split_last() else {
+        return String::new();
+    };
+    if before.is_empty() {
+        return last.clone();
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for text in before {
+        *counts.entry(text).or_default() += 1;
+    }
+    let list: Vec<String> = counts
+        .into_iter()
+        .map(|(text, n)| match n {
+            1 => text.to_owned(),
+            n => format!("{text} ({n} times)"),
+        })
+        .collect();
+    format!("{last}; before it: {}", list.join("; "))
+}
+
+/// The outermost layer: attempts until one succeeds, a failure stays, or an end is reached.
+pub(crate) struct Retry {
+    pub(crate) inner: Box<dyn Calls>,
+    pub(crate) max_attempts: u32,
+    pub(crate) meter: Arc<Meter>,
+}
+
+impl Retry {
+    /// One call with its attempts, within its deadline. Returns the answer and the number of
+    /// attempts that failed before it.
+    pub(crate) async fn call(&self, call: &Call) -> Result<(Answer, u32), ModelError> {
+        match self.inner.recall(call) {
+            Ok(Some(answer)) => return Ok((answer, 0)),
+            Ok(None) => {}
+            Err(failure) => return Err(error_of(failure.kind, &[failure.message])),
+        }
+        let attempts = self.attempts(call);
+        match tokio::time::timeout(call.deadline, attempts).await {
+            Ok(result) => result,
+            Err(_) => Err(ModelError::Deadline),
+        }
+    }
+
+    async fn attempts(&self, call: &Call) -> Result<(Answer, u32), ModelError> {
+        let mut said = Vec::new();
+        loop {
+            let failure = match self.inner.attempt(call).await {
+                Ok(answer) => return Ok((answer, said.len() as u32)),
+                Err(failure) => failure,
+            };
+            said.push(failure.message);
+            let n = said.len() as u32;
+            let FailureKind::Passing {
+                retry_after,
+                elsewhere,
+                ..
+            } = failure.kind
+            else {
+                return Err(error_of(failure.kind, &said));
+            };
+            if n >= self.max_attempts {
+                return Err(error_of(failure.kind, &said));
+            }
+            self.meter.retries.fetch_add(1, Ordering::Relaxed);
+            if !elsewhere {
+                let _asleep = self.meter.asleep();
+                tokio::time::sleep(pause(call.seed, n, retry_after)).await;
+            }
+        }
+    }
+}
+
+fn error_of(kind: FailureKind, said: &[String]) -> ModelError {
+    match kind {
+        FailureKind::Final(error) => error,
+        FailureKind::Passing { .. } => ModelError::Exhausted {
+            attempts: said.len() as u32,
+            last: reasons(said),
+        },
+    }
 }
 
 /// `Retry-After` in seconds; a date is not read, the pause of our own serves then.
@@ -69,5 +130,12 @@ mod tests {
         assert_eq!(retry_after(Some("1.5")), Some(Duration::from_millis(1500)));
         assert_eq!(retry_after(Some("-1")), None);
         assert_eq!(retry_after(Some("Wed, 21 Oct 2026 07:28:00 GMT")), None);
+    }
+
+    #[test]
+    fn every_attempt_has_its_reason() {
+        let said = ["a", "b", "a", "c"].map(str::to_owned);
+        assert_eq!(reasons(&said), "c; before it: a (2 times); b");
+        assert_eq!(reasons(&said[..1]), "a");
     }
 }

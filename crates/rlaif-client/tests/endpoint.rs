@@ -418,7 +418,7 @@ async fn a_model_without_a_name_is_the_only_one_listed() {
 #[tokio::test]
 async fn no_more_are_in_flight_than_allowed() {
     let server = server(|_, _| ok("x").set_delay(Duration::from_millis(60))).await;
-    let endpoint = open(&server, |c| c.concurrency = 2);
+    let endpoint = open(&server, |c| c.concurrency = 2.into());
     let begun = std::time::Instant::now();
     let calls = (0..6).map(|_| async { endpoint.sample(&sampled(), &context()).await.unwrap() });
     assert_eq!(futures::future::join_all(calls).await.len(), 6);

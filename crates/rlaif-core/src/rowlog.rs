@@ -33,7 +33,7 @@ pub struct RowLog {
     file: Mutex<File>,
     end: u64,
     places: HashMap<String, Place>,
-    unsynced: usize,
+    unsynced: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -51,10 +51,6 @@ struct LineRef<'a, R> {
     key: &'a str,
     record: &'a R,
 }
-
-/// Records between two calls of `fsync`: a process killed loses none (the system has them), a
-/// power cut at most so many.
-const SYNC_EVERY: usize = 64;
 
 impl RowLog {
     /// Opens or creates a log. A last line that was cut off (a kill, a full disk) is removed; a
@@ -131,7 +127,7 @@ impl RowLog {
             file: Mutex::new(file),
             end,
             places,
-            unsynced: 0,
+            unsynced: false,
         })
     }
 
@@ -201,10 +197,23 @@ impl RowLog {
             },
         );
         self.end += bytes.len() as u64;
-        self.unsynced += 1;
-        if self.unsynced >= SYNC_EVERY {
+        self.unsynced = true;
+        Ok(())
+    }
+
+    /// Forces what was appended to the disk. A process that is killed loses nothing without it,
+    /// since the system has the bytes; a power cut takes what was appended after the last call.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn sync(&mut self) -> Result<()> {
+        if self.unsynced {
+            let file = self
+                .file
+                .get_mut()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             file.sync_data().map_err(Error::io("write", &self.path))?;
-            self.unsynced = 0;
+            self.unsynced = false;
         }
         Ok(())
     }
@@ -220,15 +229,30 @@ impl RowLog {
         out: &Path,
         mut expand: impl FnMut(R) -> Vec<serde_json::Value>,
     ) -> Result<OutputFile> {
+        self.write_partial_artifact(keys, out, |key, record| match record {
+            Some(record) => Ok(expand(record)),
+            None => Err(Error::Format {
+                path: self.path.clone(),
+                problem: format!("lacks the record of key `{key}`"),
+            }),
+        })
+    }
+
+    /// As [`RowLog::write_artifact`], where records may be missing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and whatever `expand` returns.
+    pub fn write_partial_artifact<R: DeserializeOwned>(
+        &self,
+        keys: &[String],
+        out: &Path,
+        mut expand: impl FnMut(&str, Option<R>) -> Result<Vec<serde_json::Value>>,
+    ) -> Result<OutputFile> {
         persist(out, |sink| {
             let mut hasher = Sha256::new();
             let mut rows = 0u64;
             for key in keys {
-                let record: R = self.get(key)?.ok_or_else(|| Error::Format {
-                    path: self.path.clone(),
-                    problem: format!("lacks the record of key `{key}`"),
-                })?;
-                for value in expand(record) {
+                for value in expand(key, self.get(key)?)? {
                     let mut line = value.to_string().into_bytes();
                     line.push(b'\n');
                     hasher.update(&line);
@@ -336,7 +360,7 @@ mod tests {
             file: Mutex::new(file),
             end: 0,
             places: HashMap::new(),
-            unsynced: 0,
+            unsynced: false,
         };
         let error = log.append("a", &1).unwrap_err();
         assert!(error.to_string().contains("run/log/judge.jsonl"), "{error}");

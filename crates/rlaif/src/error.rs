@@ -45,6 +45,16 @@ pub enum Error {
         /// All of them.
         faults: Vec<crate::recipe::Fault>,
     },
+    /// The journal of a run.
+    #[error("{problem}")]
+    Journal {
+        /// What failed, with the file.
+        problem: String,
+        /// What to do.
+        advice: String,
+        /// The environment's fault rather than the user's.
+        environment: bool,
+    },
     /// The run was stopped before its end and can go on.
     #[error("stopped before the end: {done} of {total} rows of `{stage}` are finished and kept")]
     Stopped {
@@ -102,6 +112,9 @@ impl Error {
             {
                 3
             }
+            Error::Journal {
+                environment: true, ..
+            } => 3,
             #[cfg(feature = "local")]
             Error::Engine(rlaif_engine::EngineError::Io { source, .. })
                 if source.kind() != std::io::ErrorKind::NotFound =>
@@ -121,7 +134,7 @@ impl Error {
     #[must_use]
     pub fn advice(&self) -> String {
         match self {
-            Error::Input { advice, .. } => advice.clone(),
+            Error::Input { advice, .. } | Error::Journal { advice, .. } => advice.clone(),
             Error::Core(rlaif_core::Error::Locked { .. }) => {
                 "wait for the other process to end, or give this one another folder".into()
             }
@@ -160,6 +173,16 @@ fn model_advice(cause: &ModelError) -> String {
             .into(),
         ModelError::Rejected { status: 404, .. } => {
             "check the base URL (it usually ends in /v1) and the model's name".into()
+        }
+        ModelError::BudgetReached => {
+            "what is finished is kept: raise `--max-usd` or `--max-calls` \
+             and give the same command again to go on"
+                .into()
+        }
+        ModelError::Rejected { status: 402, .. } => {
+            "the provider's quota is used up; once there is more, give the same command again to \
+             go on"
+                .into()
         }
         ModelError::Exhausted { .. } => {
             "is the server running, and is the address right? Give the same command again to go on"

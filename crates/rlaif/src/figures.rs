@@ -82,11 +82,15 @@ impl Totals {
     #[cfg(feature = "remote")]
     pub fn add_stats(&mut self, stats: &rlaif_client::Stats) {
         self.calls += stats.calls;
+        self.cached += stats.recalled;
         self.retries += stats.retries;
         self.prompt_tokens += stats.prompt_tokens;
         self.completion_tokens += stats.completion_tokens;
         if let Some(usd) = stats.usd {
             *self.usd.get_or_insert(0.0) += usd;
+        }
+        if let Some(usd) = stats.usd_unsettled {
+            *self.usd_unsettled.get_or_insert(0.0) += usd;
         }
     }
 }

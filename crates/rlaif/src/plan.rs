@@ -35,16 +35,31 @@ pub struct StagePlan {
     pub calls: u64,
     /// Prompt tokens in all, estimated: four bytes a token, responses at half of their limit.
     pub prompt_tokens: u64,
+    /// The same at five bytes a token and at three: what tokenizers make of most texts lies
+    /// between.
+    pub prompt_tokens_range: [u64; 2],
+    /// Tokens generated in all, at half of their limit; for a verdict, one.
+    pub completion_tokens: u64,
     /// Most tokens that can be generated in all.
     pub max_completion_tokens: u64,
-    /// Most that it can cost, where the model has a price.
+    /// What it costs by these estimates, where the model has a price.
+    pub usd: Option<f64>,
+    /// The least by the range (few prompt tokens, short answers) and the most (many, and every
+    /// answer at its limit).
+    pub usd_range: Option<[f64; 2]>,
+    /// Most that it can cost at four bytes a token, where the model has a price.
     pub max_usd: Option<f64>,
 }
 
 /// Bytes of English text to a token, the usual rule of thumb.
 const BYTES_A_TOKEN: u64 = 4;
+/// An answer is hardly shorter than this share of its limit, by which the least cost is reckoned.
+const SHORT_ANSWERS: u64 = 8;
 /// Tokens of a shipped template's own words, rounded up.
 const TEMPLATE_TOKENS: u64 = 250;
+
+/// Room that a verdict is given.
+const VERDICT_TOKENS: u64 = 16;
 
 /// Estimates every stage of a recipe.
 #[must_use]
@@ -77,14 +92,34 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
     };
     let mut plans = Vec::new();
     let mut add = |stage, model: &str, rows: u64, calls: u64, per_call: u64, generated: u64| {
+        let prompt = calls * per_call;
+        let (few, many) = (
+            prompt * BYTES_A_TOKEN / (BYTES_A_TOKEN + 1),
+            prompt * BYTES_A_TOKEN / (BYTES_A_TOKEN - 1),
+        );
+        // A verdict is one token, whatever room it is given.
+        let is_verdict = generated == VERDICT_TOKENS;
+        let half = if is_verdict { 1 } else { generated / 2 };
+        let short = if is_verdict {
+            1
+        } else {
+            generated / SHORT_ANSWERS
+        };
+        let usd = |prompt, generated| price(recipe, model, prompt, generated);
         plans.push(StagePlan {
             stage,
             model: model.to_owned(),
             rows: rows as usize,
             calls,
-            prompt_tokens: calls * per_call,
+            prompt_tokens: prompt,
+            prompt_tokens_range: [few, many],
+            completion_tokens: calls * half,
             max_completion_tokens: calls * generated,
-            max_usd: price(recipe, model, calls * per_call, calls * generated),
+            usd: usd(prompt, calls * half),
+            usd_range: usd(few, calls * short)
+                .zip(usd(many, calls * generated))
+                .map(|(least, most)| [least, most]),
+            max_usd: usd(prompt, calls * generated),
         });
     };
     let draws = recipe.candidates.as_ref().map_or(1, |c| u64::from(c.n));
@@ -149,7 +184,7 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         };
         let per = mean_prompt + 2 * half + principles(c.principles) + TEMPLATE_TOKENS;
         let generated = match c.rationale {
-            Rationale::None => 16,
+            Rationale::None => VERDICT_TOKENS,
             _ => u64::from(c.rationale_tokens),
         };
         let calls = pairs * u64::from(Judge::calls_per_pair(c));

@@ -142,8 +142,14 @@ pub struct Recipe {
     pub prompts: PathBuf,
     /// At most so many prompts.
     pub limit: Option<usize>,
-    /// Rows in flight.
-    pub concurrency: usize,
+    /// Calls in flight to each model, at most; `None` is as many as it bears.
+    pub concurrency: Option<usize>,
+    /// US dollars that all runs in the folder may spend together.
+    pub max_usd: Option<f64>,
+    /// Calls that they may make together.
+    pub max_calls: Option<u64>,
+    /// A file of prices that goes before the shipped table.
+    pub prices: Option<PathBuf>,
     /// Share of rows that may fail, in [0, 1].
     pub max_failed: f64,
     /// Which of `[ppo]` and `[dpo]` is run; absent: the one that there is.
@@ -189,25 +195,38 @@ struct Head {
     constitution: PathBuf,
     prompts: PathBuf,
     limit: Option<usize>,
-    #[serde(default = "sixteen")]
-    concurrency: usize,
+    #[serde(default, deserialize_with = "concurrency")]
+    concurrency: Option<usize>,
+    max_usd: Option<f64>,
+    max_calls: Option<u64>,
+    prices: Option<PathBuf>,
     #[serde(default = "one_percent")]
     max_failed: f64,
     algorithm: Option<Algorithm>,
 }
 
-const HEADS: [&str; 7] = [
+const HEADS: [&str; 10] = [
     "seed",
     "constitution",
     "prompts",
     "limit",
     "concurrency",
+    "max_usd",
+    "max_calls",
+    "prices",
     "max_failed",
     "algorithm",
 ];
 
-fn sixteen() -> usize {
-    16
+/// `"auto"`, or a number of at least 1.
+fn concurrency<'de, D: serde::Deserializer<'de>>(reader: D) -> Result<Option<usize>, D::Error> {
+    match toml::Value::deserialize(reader)? {
+        toml::Value::String(word) if word == "auto" => Ok(None),
+        toml::Value::Integer(n) if n > 0 => Ok(Some(n as usize)),
+        other => Err(serde::de::Error::custom(format!(
+            "`concurrency` must be `\"auto\"` or a number of at least 1, got `{other}`"
+        ))),
+    }
 }
 
 fn one_percent() -> f64 {
@@ -614,6 +633,9 @@ impl Recipe {
         recipe.prompts = resolve(folder, head.prompts);
         recipe.limit = head.limit;
         recipe.concurrency = head.concurrency;
+        recipe.max_usd = head.max_usd;
+        recipe.max_calls = head.max_calls;
+        recipe.prices = head.prices.map(|p| folder.join(p));
         recipe.max_failed = head.max_failed;
         recipe.algorithm = head.algorithm;
         #[cfg(feature = "local")]
@@ -650,7 +672,10 @@ impl Recipe {
             constitution,
             prompts,
             limit: None,
-            concurrency: sixteen(),
+            concurrency: None,
+            max_usd: None,
+            max_calls: None,
+            prices: None,
             max_failed: one_percent(),
             algorithm: None,
             models: BTreeMap::new(),
@@ -727,12 +752,9 @@ impl Recipe {
         let mut reader = Faults(Vec::new());
         self.check_models(&mut reader);
         self.check_training(&mut reader);
-        if self.concurrency == 0 {
-            reader.fault(
-                &["concurrency"],
-                "`concurrency` must be at least 1, got 0".into(),
-                None,
-            );
+        if let Some(usd) = self.max_usd.filter(|usd| !(*usd >= 0.0 && usd.is_finite())) {
+            let message = format!("`max_usd` must be at least 0, got `{usd}`");
+            reader.fault(&["max_usd"], message, None);
         }
         if !(0.0..=1.0).contains(&self.max_failed) {
             let got = self.max_failed;
@@ -851,6 +873,36 @@ impl Recipe {
             }
         }
         reader.0
+    }
+
+    /// Gives every model without a price the one of the tables, and the run's concurrency to every
+    /// model without its own.
+    ///
+    /// # Errors
+    /// A table of prices that cannot be read.
+    #[cfg(feature = "remote")]
+    pub fn complete_models(&mut self) -> Result<(), Error> {
+        let fault = |e: rlaif_client::ClientError| Error::input(e.to_string(), "");
+        let mut prices = rlaif_client::Prices::shipped().map_err(fault)?;
+        if let Some(path) = &self.prices {
+            prices = prices.with_file(path).map_err(fault)?;
+        }
+        for source in self.models.values_mut() {
+            let ModelSource::Endpoint(config) = source else {
+                continue;
+            };
+            let (url, named) = config.url.split_once('#').unwrap_or((&config.url, ""));
+            let name = config.model.as_deref().unwrap_or(named);
+            if config.price.is_none() {
+                config.price = prices.quote(url, name).map(|q| q.price);
+            }
+            if let (Some(n), rlaif_client::Concurrency::Auto) =
+                (self.concurrency, config.concurrency)
+            {
+                config.concurrency = n.into();
+            }
+        }
+        Ok(())
     }
 
     /// Every place that names a model, in the order of the stages.

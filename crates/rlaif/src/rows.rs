@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use futures::stream::{self, StreamExt};
+use futures::stream::{FuturesUnordered, StreamExt};
 use rlaif_core::rowlog::RowLog;
 use rlaif_core::{Candidate, Critique, Judgment, ModelError, Outcome, Revision, seed};
 use rlaif_feedback::FeedbackError;
@@ -95,12 +96,36 @@ impl Stop {
     }
 }
 
+/// Rows in flight: a number, or as many as keep the models busy now.
+#[derive(Clone, Copy)]
+pub enum Width<'a> {
+    /// So many.
+    Rows(usize),
+    /// As many as this says, each time a row may begin.
+    Now(&'a (dyn Fn() -> usize + Send + Sync)),
+}
+
+impl Width<'_> {
+    fn rows(self) -> usize {
+        match self {
+            Width::Rows(n) => n.max(1),
+            Width::Now(now) => now().max(1),
+        }
+    }
+}
+
+impl From<usize> for Width<'_> {
+    fn from(n: usize) -> Self {
+        Width::Rows(n)
+    }
+}
+
 /// Limits and listeners of a run of rows.
 pub struct RunOptions<'a> {
     /// Stage, for progress and errors.
     pub stage: &'a str,
     /// Rows in flight.
-    pub concurrency: usize,
+    pub concurrency: Width<'a>,
     /// Share of rows that may fail, in [0, 1].
     pub max_failed: f64,
     /// Listener.
@@ -119,6 +144,9 @@ pub fn row_key(parts: &[&str]) -> String {
     }
     seed::sha256_hex(&bytes)
 }
+
+/// A power cut takes at most so much of the log.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
 
 /// How many rows may fail from the start, with none answered, before the endpoint counts as down.
 const DOWN_AFTER: usize = 8;
@@ -166,13 +194,25 @@ where
         .progress
         .start(options.stage, total, total - open.len());
     let row = &row;
-    let mut rows = stream::iter(open)
-        .take_while(|_| futures::future::ready(!options.stop.is_requested()))
-        .map(|(key, item)| async move { (key, row(item).await) })
-        .buffer_unordered(options.concurrency.max(1));
+    let mut open = open.into_iter();
+    let mut rows = FuturesUnordered::new();
     let mut cause: Option<ModelError> = None;
     let (mut answered, mut failed_first) = (tally.reused, 0usize);
-    while let Some((key, result)) = rows.next().await {
+    let mut synced = Instant::now();
+    loop {
+        while rows.len() < options.concurrency.rows() && !options.stop.is_requested() {
+            let Some((key, item)) = open.next() else {
+                break;
+            };
+            rows.push(async move { (key, row(item).await) });
+        }
+        let Some((key, result)) = rows.next().await else {
+            break;
+        };
+        if synced.elapsed() >= SYNC_EVERY {
+            log.sync()?;
+            synced = Instant::now();
+        }
         match result {
             Ok(record) => {
                 let outcome = record.outcome();
@@ -202,6 +242,7 @@ where
             }
         }
     }
+    log.sync()?;
     options.progress.finish(options.stage);
     let done: usize = tally.outcomes.values().sum();
     if done < total || cause.is_some() {
@@ -211,6 +252,28 @@ where
             total,
             cause,
         });
+    }
+    Ok(tally)
+}
+
+/// Counts what a log holds of the rows that a run did not reach the end of; those that it does not
+/// hold are `not_run`.
+///
+/// # Errors
+/// The log's own.
+pub fn tally_of<R: Ended>(keys: &[String], log: &RowLog) -> Result<Tally, Error> {
+    let mut tally = Tally {
+        rows: keys.len(),
+        ..Tally::default()
+    };
+    for outcome in Outcome::ALL {
+        tally.outcomes.insert(outcome.as_str(), 0);
+    }
+    for key in keys {
+        let outcome = log
+            .get::<R>(key)?
+            .map_or(Outcome::NotRun, |record| record.outcome());
+        *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
     }
     Ok(tally)
 }

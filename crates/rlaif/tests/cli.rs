@@ -593,6 +593,21 @@ async fn what_init_writes_passes_plan() {
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(plan["stages"].as_array().unwrap().len(), 4, "{plan}");
         assert_eq!(plan["stages"][3]["calls"], 6);
+        let judge = &plan["stages"][3];
+        // A verdict is one token a call, and the range lies round the estimate.
+        assert_eq!(judge["completion_tokens"], 6);
+        let range = &judge["prompt_tokens_range"];
+        let estimate = judge["prompt_tokens"].as_u64().unwrap();
+        assert!(range[0].as_u64().unwrap() < estimate && estimate < range[1].as_u64().unwrap());
+        if kind == "api" {
+            // gpt-4o has a price in the shipped table.
+            let usd = judge["usd"].as_f64().unwrap();
+            let (least, most) = (
+                judge["usd_range"][0].as_f64(),
+                judge["usd_range"][1].as_f64(),
+            );
+            assert!(least.unwrap() < usd && usd < most.unwrap(), "{judge}");
+        }
         assert!(!stderr(&output).contains("planted-key-value"));
     }
 }
@@ -612,12 +627,12 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
             .status()
             .is_ok_and(|s| s.success())
     };
-    if !mount("size=32k") {
+    if !mount("size=400k") {
         println!("skipped: no file system can be mounted here");
         return;
     }
     let server = server(Duration::ZERO).await;
-    let pairs: String = (0..60)
+    let pairs: String = (0..600)
         .map(|i| format!("{{\"prompt\": \"Q{i}\", \"completions\": [\"please {i}\", \"no\"]}}\n"))
         .collect();
     write(folder.path(), "pairs.jsonl", &pairs);
@@ -634,7 +649,7 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
     ];
     let full = done(rlaif(folder.path(), &args)).await;
     let kept = std::fs::read_to_string(disk.join("l.jsonl.partial")).unwrap_or_default();
-    let grown = mount("remount,size=4m");
+    let grown = mount("remount,size=16m");
     let again = done(rlaif(folder.path(), &args)).await;
     let labels = std::fs::read_to_string(disk.join("l.jsonl")).unwrap_or_default();
     Command::new("umount")
@@ -655,7 +670,7 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
     );
     assert!(grown);
     assert_eq!(code(&again), 0, "{}", stderr(&again));
-    assert_eq!(labels.lines().count(), 60);
+    assert_eq!(labels.lines().count(), 600);
     assert!(
         stderr(&again).contains("finished before"),
         "{}",

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rlaif_client::Concurrency;
 
 /// Align a language model with a written constitution instead of an annotation team.
 #[derive(Parser)]
@@ -59,6 +60,8 @@ pub enum Verb {
     Revise(ReviseArgs),
     /// Let a judge compare pairs of responses under a constitution.
     Judge(JudgeArgs),
+    /// Look into a run's journal: what was asked, answered and charged.
+    Calls(CallsArgs),
     /// Write a run's preferences for another tool.
     Export(ExportArgs),
     /// Write one self-contained HTML page on a run, or on a file of labels.
@@ -131,6 +134,27 @@ pub struct RunArgs {
     /// Replace a key of the recipe, as in `--set judge.orders=given`; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    #[command(flatten)]
+    pub limits: RunLimits,
+}
+
+/// What a run may spend, and who may watch it.
+#[derive(Args, Clone, Default)]
+pub struct RunLimits {
+    /// US dollars that all runs with this journal may spend together; a model without a price is
+    /// refused.
+    #[arg(long, value_name = "USD")]
+    pub max_usd: Option<f64>,
+    /// Calls that they may make together.
+    #[arg(long, value_name = "N")]
+    pub max_calls: Option<u64>,
+    /// Prices that go before the shipped table: TOML, `[[prices]]` with `host` and
+    /// `models = { "NAME" = [prompt, generated] }`, in dollars a million tokens.
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<PathBuf>,
+    /// Serve figures of the run for Prometheus at this address, such as 127.0.0.1:9400.
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<std::net::SocketAddr>,
 }
 
 /// Which model, as on every verb that asks one.
@@ -142,9 +166,24 @@ pub struct EndpointArgs {
     /// Environment variable that holds the key; the key itself is never an argument.
     #[arg(long, value_name = "VAR")]
     pub api_key_env: Option<String>,
-    /// Rows in flight.
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub concurrency: usize,
+    /// Calls in flight at each server, at most; `auto` finds what it bears.
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub concurrency: Concurrency,
+    /// Further server of the same model, as in `--replica URL` or `--replica URL=WEIGHT`;
+    /// repeatable.
+    #[arg(long, value_name = "URL")]
+    pub replica: Vec<String>,
+    /// `openai` or `anthropic` [default: told by the host].
+    #[arg(long, value_name = "API")]
+    pub api: Option<String>,
+    /// Requests a minute at each server, at most.
+    #[arg(long, value_name = "N")]
+    pub requests_per_min: Option<u64>,
+    /// Tokens a minute at each server, at most.
+    #[arg(long, value_name = "N")]
+    pub tokens_per_min: Option<u64>,
+    #[command(flatten)]
+    pub run: RunLimits,
     /// Share of rows that may fail (no answer at all) before the exit code says so.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_failed: f64,
@@ -290,6 +329,46 @@ pub struct JudgeArgs {
     /// Write an HTML page on the labels as well.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CallState {
+    /// With an answer.
+    Answered,
+    /// Attempts without one.
+    Failed,
+    /// Under way, or left so by a process that was killed.
+    InFlight,
+}
+
+#[derive(Args)]
+pub struct CallsArgs {
+    /// A run folder, or a journal.
+    pub run: PathBuf,
+    /// Show one call whole, request and response included.
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    pub show: Option<i64>,
+    /// Write the calls to a JSONL file, requests and responses included.
+    #[arg(long, value_name = "FILE")]
+    pub export: Option<PathBuf>,
+    /// Of this stage.
+    #[arg(long, value_name = "STAGE")]
+    pub stage: Option<String>,
+    /// Of this row.
+    #[arg(long, value_name = "ID")]
+    pub row: Option<String>,
+    /// Of models whose name holds this text.
+    #[arg(long, value_name = "TEXT")]
+    pub model: Option<String>,
+    /// That ended like this.
+    #[arg(long, value_enum)]
+    pub state: Option<CallState>,
+    /// Whose charge is not known: the answer was lost.
+    #[arg(long)]
+    pub unsettled: bool,
+    /// List the newest so many.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
 }
 
 #[derive(Args)]

@@ -171,7 +171,7 @@ pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
     let mut log = RowLog::open(&log_path)?;
     let run = RunOptions {
         stage: "sample",
-        concurrency: 256,
+        concurrency: 256.into(),
         max_failed: 0.01,
         progress: &*progress,
         stop: &stop,

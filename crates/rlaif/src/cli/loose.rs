@@ -8,7 +8,7 @@ use std::time::Instant;
 use rlaif::error::Error;
 use rlaif::figures::{self, Totals};
 use rlaif::progress::Progress;
-use rlaif::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row};
+use rlaif::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row, tally_of};
 use rlaif::stages::{commonest_error, critique as critiques, judge as judges, revise as revisions};
 use rlaif::{
     Constitution, Critique, CritiqueConfig, JudgeConfig, Judgment, Outcome, Prompt, ReviseConfig,
@@ -23,9 +23,10 @@ use serde_json::{Map, Value, json};
 
 use super::args::{
     CombineArg, CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, OrdersArg, RationaleArg,
-    ReviseArgs,
+    ReviseArgs, RunLimits,
 };
-use super::models::Models;
+use super::metrics;
+use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
 
 /// What every loose verb begins with.
@@ -33,6 +34,7 @@ struct Desk {
     constitution: Constitution,
     dataset: Dataset,
     progress: Arc<dyn Progress>,
+    bars: Arc<Bars>,
     models: Models,
     stop: Stop,
     seed: u64,
@@ -42,10 +44,16 @@ struct Desk {
 }
 
 impl Desk {
-    fn open(files: &FilesArgs, verb: &str, global: &Global) -> Result<Self, Error> {
+    fn open(
+        files: &FilesArgs,
+        verb: &str,
+        limits: &RunLimits,
+        global: &Global,
+    ) -> Result<Self, Error> {
         let constitution = Constitution::read(&files.constitution)?;
         let mut dataset = dataset::read(&files.input)?;
-        let progress: Arc<dyn Progress> = Arc::new(Bars::new());
+        let bars = Arc::new(Bars::new());
+        let progress: Arc<dyn Progress> = Arc::clone(&bars) as Arc<dyn Progress>;
         note_faults(&dataset, &*progress);
         if let Some(limit) = files.limit {
             dataset.rows.truncate(limit);
@@ -64,13 +72,24 @@ impl Desk {
                 (PathBuf::from(name), false)
             }
         };
+        let journal = match &files.run {
+            Some(folder) => folder.join(JOURNAL),
+            None => {
+                let mut name = log_path.as_os_str().to_owned();
+                name.push(".calls");
+                PathBuf::from(name)
+            }
+        };
+        let models = Models::with_ledger(&journal, limits)?;
+        bars.watch(models.watch());
         let stop = Stop::default();
         stop_on_interrupt(&stop);
         Ok(Desk {
             constitution,
             dataset,
             progress,
-            models: Models::default(),
+            bars,
+            models,
             stop,
             seed: global.seed.unwrap_or(0),
             begun: Instant::now(),
@@ -87,7 +106,7 @@ impl Desk {
         endpoint: &EndpointArgs,
         items: Vec<(String, T)>,
         row: F,
-        line: impl Fn(&T, &R) -> Value,
+        line: impl Fn(&T, Option<&R>) -> Value,
     ) -> Result<(Tally, Result<(), Error>), Error>
     where
         T: Clone,
@@ -95,20 +114,29 @@ impl Desk {
         F: Fn(T) -> Fut,
         Fut: Future<Output = Result<R, FeedbackError>>,
     {
+        if let Some(address) = endpoint.run.metrics {
+            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
+        }
         let mut log = RowLog::open(&self.log_path)?;
+        let width = self.models.width();
         let options = RunOptions {
             stage: verb,
-            concurrency: endpoint.concurrency,
+            concurrency: width_of(&width),
             max_failed: endpoint.max_failed,
             progress: &*self.progress,
             stop: &self.stop,
         };
-        let tally = for_each_row(items.clone(), &mut log, &options, row).await?;
         let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
+        let (tally, stopped) = match for_each_row(items.clone(), &mut log, &options, row).await {
+            Ok(tally) => (tally, None),
+            // The budget is a wish, not a fault: what it allowed is written, the rest is named.
+            Err(stopped) if is_budget(&stopped) => (tally_of::<R>(&keys, &log)?, Some(stopped)),
+            Err(error) => return Err(error),
+        };
         let mut at = items.iter().map(|(_, item)| item);
-        let mut expand = |record: R| {
+        let mut expand = |record: Option<R>| -> Vec<Value> {
             at.next()
-                .map(|item| line(item, &record))
+                .map(|item| line(item, record.as_ref()))
                 .into_iter()
                 .collect()
         };
@@ -116,21 +144,21 @@ impl Desk {
         if ends("gz") || ends("parquet") {
             let mut rows: Vec<Value> = Vec::with_capacity(keys.len());
             for key in &keys {
-                if let Some(record) = log.get(key)? {
-                    rows.extend::<Vec<Value>>(expand(record));
-                }
+                rows.extend(expand(log.get(key)?));
             }
             write_rows(out, &rows)?;
         } else {
-            log.write_artifact(&keys, out, expand)?;
+            log.write_partial_artifact(&keys, out, |_, record| Ok(expand(record)))?;
+        }
+        if let Some(stopped) = stopped {
+            return Ok((tally, Err(stopped)));
         }
         let gate = check_failed(verb, &tally, endpoint.max_failed, || {
             commonest_error::<R>(&log, &keys)
         });
         drop(log);
         // Rows that failed are asked again by the same command: the log is what spares the rest.
-        if !self.keeps_log && tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
-        {
+        if !self.keeps_log && is_finished(&tally) {
             std::fs::remove_file(&self.log_path)
                 .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
         }
@@ -139,7 +167,7 @@ impl Desk {
 
     /// Prints what the verb came to, and turns the gate into the exit code.
     fn end(
-        &self,
+        self,
         global: &Global,
         out: &Path,
         tally: &Tally,
@@ -149,11 +177,13 @@ impl Desk {
     ) -> Result<u8, Error> {
         let mut totals = Totals::new(tally, self.begun.elapsed().as_secs_f64());
         self.models.count(&mut totals);
-        if global.json && gate.is_ok() {
+        let reached = gate.as_ref().is_err_and(is_budget);
+        if global.json && (gate.is_ok() || reached) {
             let mut value = serde_json::to_value(&totals).unwrap_or_default();
             if let Some(map) = value.as_object_mut() {
                 map.insert("malformed".into(), self.dataset.faults.len().into());
                 map.insert("out".into(), out.display().to_string().into());
+                map.insert("budget_reached".into(), reached.into());
                 map.extend(extra);
             }
             println!("{value}");
@@ -169,8 +199,37 @@ impl Desk {
             totals.wall_secs,
             out.display()
         );
-        gate.map(|()| 0)
+        if let Some(account) = self.models.account()?.filter(|a| a.settled_usd > 0.0) {
+            eprintln!(
+                "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
+                account.settled_usd, account.unsettled_usd
+            );
+        }
+        if !self.keeps_log && is_finished(tally) {
+            self.models.remove_journal()?;
+        }
+        match gate {
+            Err(error) if reached => {
+                // The object on standard output has been printed already.
+                super::show::error(&error, false);
+                Ok(error.exit_code())
+            }
+            gate => gate.map(|()| 0),
+        }
     }
+}
+
+/// No row is left to ask again.
+fn is_finished(tally: &Tally) -> bool {
+    tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
+}
+
+fn is_budget(error: &Error) -> bool {
+    let cause = match error {
+        Error::Stopped { cause, .. } => cause.as_ref(),
+        _ => None,
+    };
+    matches!(cause, Some(rlaif::ModelError::BudgetReached))
 }
 
 /// Rows that cannot be read are said, with file and line; the others go on.
@@ -236,6 +295,14 @@ fn with_columns(columns: &Map<String, Value>, prompt: &Prompt, added: Value) -> 
     Value::Object(row)
 }
 
+/// A row that was not reached.
+fn not_run(row: &Row, mut known: Value) -> Value {
+    if let Some(map) = known.as_object_mut() {
+        map.insert("outcome".into(), Outcome::NotRun.as_str().into());
+    }
+    with_columns(&row.columns, &row.prompt, known)
+}
+
 fn rater_name(rater: &Rater) -> String {
     match rater {
         Rater::Model(id) => id.to_string(),
@@ -279,7 +346,7 @@ fn no_completions(files: &FilesArgs, n: &str) -> Error {
 }
 
 pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error> {
-    let mut desk = Desk::open(&args.files, "critique", global)?;
+    let mut desk = Desk::open(&args.files, "critique", &args.endpoint.run, global)?;
     let model = desk
         .models
         .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
@@ -313,7 +380,10 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
             |a: Answer<'_>| async move {
                 rlaif_feedback::critique(critic, &a.id, 0, &a.row.prompt, &a.response).await
             },
-            |a, c: &Critique| {
+            |a, c: Option<&Critique>| {
+                let Some(c) = c else {
+                    return not_run(a.row, json!({ "rlaif_id": a.id, "response": a.response }));
+                };
                 with_columns(
                     &a.row.columns,
                     &a.row.prompt,
@@ -389,7 +459,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
             "Bai et al. 2022 used 4",
         ));
     }
-    let mut desk = Desk::open(&args.files, "revise", global)?;
+    let mut desk = Desk::open(&args.files, "revise", &args.endpoint.run, global)?;
     let here = Path::new("");
     let policy = desk
         .models
@@ -479,7 +549,10 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                 };
                 revisions::chain(reviser, critic, first).await
             },
-            |a, chain: &revisions::Chain| {
+            |a, chain: Option<&revisions::Chain>| {
+                let Some(chain) = chain else {
+                    return not_run(a.row, json!({ "rlaif_id": a.id, "response": a.response }));
+                };
                 let decided = chain
                     .steps
                     .iter()
@@ -525,7 +598,7 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
         ));
     }
     let select: Pairs = args.pairs.parse()?;
-    let mut desk = Desk::open(&args.files, "judge", global)?;
+    let mut desk = Desk::open(&args.files, "judge", &args.endpoint.run, global)?;
     let model = desk
         .models
         .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
@@ -564,9 +637,19 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
             &args.endpoint,
             items.clone(),
             |(_, pair): (&Row, judges::Pair)| async move { judges::judge_pair(judge, pair).await },
-            |(row, _), j: &Judgment| {
-                keep.borrow_mut().push(j.clone());
-                judged_row(row, j)
+            |(row, pair), j: Option<&Judgment>| match j {
+                Some(j) => {
+                    keep.borrow_mut().push(j.clone());
+                    judged_row(row, j)
+                }
+                None => not_run(
+                    row,
+                    json!({
+                        "rlaif_id": pair.id, "chosen": null, "rejected": null, "p_chosen": null,
+                        "p_first": null, "response_a": pair.response_a,
+                        "response_b": pair.response_b,
+                    }),
+                ),
             },
         )
         .await?;

@@ -2,9 +2,11 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // showing is what this module is for
 
 mod args;
+mod calls;
 #[cfg(feature = "local")]
 mod local;
 mod loose;
+mod metrics;
 mod models;
 #[cfg(feature = "local")]
 mod quickstart;
@@ -66,6 +68,7 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
         Verb::Judge(args) => loose::judge(&args, &global).await,
+        Verb::Calls(args) => calls::calls(&args, &global),
         Verb::Export(args) => run::export(&args, &global),
         Verb::Report(args) => run::report(&args, &global),
         #[cfg(feature = "local")]

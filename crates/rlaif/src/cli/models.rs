@@ -1,37 +1,137 @@
-//! Opening the models that arguments and recipes name, and counting what they were asked.
+//! Opening the models that arguments and recipes name, the ledger that they share, and counting
+//! what they were asked.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rlaif::figures::Totals;
 use rlaif::progress::Progress;
 use rlaif::recipe::{ModelSource, ModelUse};
+use rlaif::rows::Width;
 use rlaif::{Error, Model, Recipe};
-use rlaif_client::{Endpoint, EndpointConfig};
+use rlaif_client::{
+    Account, Api, Budget, Endpoint, EndpointConfig, Journal, JournalError, Ledger, Limits, Now,
+    Prices, Replica, Stats,
+};
 
-use super::args::EndpointArgs;
+use super::args::{EndpointArgs, RunLimits};
 
-/// Endpoints by name; `stats` sums what they counted.
+/// Rows in flight where no model is behind a socket.
+const LOCAL_ROWS: usize = 16;
+
+/// The journal's name in a run folder.
+pub const JOURNAL: &str = "calls.sqlite";
+
+/// Endpoints by name, and what they share.
 #[derive(Default)]
 pub struct Models {
-    endpoints: Vec<Arc<Endpoint>>,
+    endpoints: Arc<std::sync::RwLock<Vec<Arc<Endpoint>>>>,
     #[cfg(feature = "local")]
     local: Vec<Arc<rlaif_engine::LocalModel>>,
     pub by_name: BTreeMap<String, Model>,
+    ledger: Ledger,
+    prices: Option<Prices>,
+    rows: Option<usize>,
+}
+
+/// What all endpoints of a run did so far, for whoever watches.
+#[derive(Clone)]
+pub struct Watch {
+    endpoints: Arc<std::sync::RwLock<Vec<Arc<Endpoint>>>>,
+    budget: Option<Arc<Budget>>,
+}
+
+impl Watch {
+    fn endpoints(&self) -> Vec<Arc<Endpoint>> {
+        self.endpoints
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Each endpoint's counts, by its name.
+    pub fn each(&self) -> Vec<(String, Stats, Now)> {
+        use rlaif::LanguageModel;
+        self.endpoints()
+            .iter()
+            .map(|e| (e.id().to_string(), e.stats(), e.now()))
+            .collect()
+    }
+
+    /// Rows that keep all endpoints busy.
+    pub fn width(&self) -> usize {
+        self.endpoints().iter().map(|e| e.width()).sum()
+    }
+
+    /// The budget, where there is one.
+    pub fn budget(&self) -> Option<&Budget> {
+        self.budget.as_deref()
+    }
+}
+
+fn journal_fault(error: JournalError) -> Error {
+    Error::Journal {
+        problem: error.to_string(),
+        advice: error.advice().to_owned(),
+        environment: matches!(error, JournalError::Io { .. }),
+    }
 }
 
 impl Models {
-    /// Opens every endpoint that a recipe's stages use; the stages open folders.
-    pub fn of_recipe(recipe: &Recipe, progress: &Arc<dyn Progress>) -> Result<Self, Error> {
-        let mut models = Models::default();
+    /// Nothing opened yet; the journal is, and the budget knows what earlier runs spent.
+    pub fn with_ledger(journal: &Path, limits: &RunLimits) -> Result<Self, Error> {
+        if let Some(usd) = limits
+            .max_usd
+            .filter(|usd| !(*usd >= 0.0 && usd.is_finite()))
+        {
+            return Err(Error::input(
+                format!("`--max-usd` must be at least 0, got `{usd}`"),
+                "give US dollars, as in `--max-usd 2.50`",
+            ));
+        }
+        let journal = Journal::open(journal).map_err(journal_fault)?;
+        let account = journal.account().map_err(journal_fault)?;
+        let wanted = Limits {
+            max_usd: limits.max_usd,
+            max_calls: limits.max_calls,
+        };
+        let budget = (wanted != Limits::default()).then(|| {
+            let usd = account.settled_usd + account.unsettled_usd;
+            let lost = account.unsettled.min(account.failed);
+            Arc::new(Budget::new(wanted, account.answered + lost, usd))
+        });
+        let mut prices = Prices::shipped().map_err(|e| Error::input(e.to_string(), ""))?;
+        if let Some(file) = &limits.prices {
+            prices = prices
+                .with_file(file)
+                .map_err(|e| Error::input(e.to_string(), ""))?;
+        }
+        Ok(Models {
+            ledger: Ledger {
+                journal: Some(journal),
+                budget,
+            },
+            prices: Some(prices),
+            ..Models::default()
+        })
+    }
+
+    /// Opens every model that a recipe's stages use.
+    pub fn of_recipe(
+        mut self,
+        recipe: &Recipe,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Self, Error> {
+        self.rows = recipe.concurrency;
         for ModelUse { name, .. } in recipe.models_used() {
             if let (false, Some(ModelSource::Endpoint(config))) =
-                (models.by_name.contains_key(name), recipe.models.get(name))
+                (self.by_name.contains_key(name), recipe.models.get(name))
             {
-                models.open(name, config.clone(), progress)?;
+                self.open(name, config.clone(), progress)?;
             }
         }
-        Ok(models)
+        Ok(self)
     }
 
     /// Opens the model that an argument names.
@@ -42,11 +142,14 @@ impl Models {
         args: &EndpointArgs,
         progress: &Arc<dyn Progress>,
     ) -> Result<Model, Error> {
+        if let rlaif_client::Concurrency::Most(n) = args.concurrency {
+            self.rows = Some(n);
+        }
         if !(url.starts_with("http://") || url.starts_with("https://")) {
             #[cfg(feature = "local")]
-            if std::path::Path::new(url).is_dir() {
+            if Path::new(url).is_dir() {
                 let options = rlaif_engine::Options::default();
-                let model = rlaif_engine::LocalModel::open(std::path::Path::new(url), options)?;
+                let model = rlaif_engine::LocalModel::open(Path::new(url), options)?;
                 let model = Arc::new(model);
                 self.local.push(Arc::clone(&model));
                 return Ok(model);
@@ -61,31 +164,73 @@ impl Models {
         config.api_key_env.clone_from(&args.api_key_env);
         config.timeout_secs = args.timeout;
         config.draws = args.draws;
-        config.concurrency = 2 * args.concurrency.max(1); // both orders of each row in flight
+        config.concurrency = args.concurrency;
+        config.requests_per_min = args.requests_per_min;
+        config.tokens_per_min = args.tokens_per_min;
+        config.api = match args.api.as_deref() {
+            None => None,
+            Some("openai") => Some(Api::Openai),
+            Some("anthropic") => Some(Api::Anthropic),
+            Some(other) => {
+                return Err(Error::input(
+                    format!("`--api` must be `openai` or `anthropic`, got `{other}`"),
+                    "leave it out where the URL is the provider's own",
+                ));
+            }
+        };
+        for text in &args.replica {
+            config.replicas.push(replica(text)?);
+        }
         self.open(name, config, progress)
     }
 
     fn open(
         &mut self,
         name: &str,
-        config: EndpointConfig,
+        mut config: EndpointConfig,
         progress: &Arc<dyn Progress>,
     ) -> Result<Model, Error> {
         let url = config.url.clone();
-        let endpoint = Endpoint::open(config).map_err(|e| fault(&url, &e))?;
+        if let (None, Some(prices)) = (&config.price, &self.prices) {
+            let (base, named) = url.split_once('#').unwrap_or((&url, ""));
+            let model = config.model.as_deref().unwrap_or(named);
+            config.price = prices.quote(base, model).map(|q| q.price);
+        }
+        let endpoint = Endpoint::open_with(config, &self.ledger).map_err(|e| fault(&url, &e))?;
         let listener = Arc::clone(progress);
         endpoint.on_notice(Arc::new(move |text: &str| listener.note(text)));
         let endpoint = Arc::new(endpoint);
-        self.endpoints.push(Arc::clone(&endpoint));
+        self.endpoints
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(Arc::clone(&endpoint));
         let model: Model = endpoint;
         self.by_name.insert(name.to_owned(), Arc::clone(&model));
         Ok(model)
     }
 
+    /// What may be watched while it runs.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            endpoints: Arc::clone(&self.endpoints),
+            budget: self.ledger.budget.clone(),
+        }
+    }
+
+    /// Rows that may be in flight; where no model is behind a socket, a fixed number.
+    pub fn width(&self) -> Box<dyn Fn() -> usize + Send + Sync> {
+        let watch = self.watch();
+        if watch.endpoints().is_empty() {
+            let rows = self.rows.unwrap_or(LOCAL_ROWS);
+            return Box::new(move || rows);
+        }
+        Box::new(move || watch.width())
+    }
+
     /// Adds what the endpoints counted to a run's totals.
     pub fn count(&self, totals: &mut Totals) {
-        for endpoint in &self.endpoints {
-            totals.add_stats(&endpoint.stats());
+        for (_, stats, _) in self.watch().each() {
+            totals.add_stats(&stats);
         }
         #[cfg(feature = "local")]
         for model in &self.local {
@@ -95,6 +240,60 @@ impl Models {
             totals.completion_tokens += completion_tokens;
         }
     }
+
+    /// What all runs of the journal were charged.
+    pub fn account(&self) -> Result<Option<Account>, Error> {
+        self.ledger
+            .journal
+            .as_ref()
+            .map(|j| j.account().map_err(journal_fault))
+            .transpose()
+    }
+
+    /// Closes the journal and removes it: all rows of a loose file have their answers.
+    pub fn remove_journal(self) -> Result<(), Error> {
+        let Some(path) = self.ledger.journal.as_ref().map(|j| j.path().to_path_buf()) else {
+            return Ok(());
+        };
+        drop(self);
+        Journal::remove(&path).map_err(journal_fault)
+    }
+}
+
+/// `width` as what runs rows takes it.
+pub fn width_of(width: &(dyn Fn() -> usize + Send + Sync)) -> Width<'_> {
+    Width::Now(width)
+}
+
+/// The journal of a run folder, or the file itself.
+pub fn journal_of(run: &Path) -> PathBuf {
+    if run.is_dir() {
+        run.join(JOURNAL)
+    } else {
+        run.to_path_buf()
+    }
+}
+
+/// `URL` or `URL=WEIGHT`.
+fn replica(text: &str) -> Result<Replica, Error> {
+    let (url, weight) = match text.rsplit_once('=') {
+        Some((url, weight)) => match weight.parse() {
+            Ok(weight) => (url, weight),
+            Err(_) => (text, 1.0),
+        },
+        None => (text, 1.0),
+    };
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
+        return Err(Error::input(
+            format!("`--replica` must be a URL, got `{text}`"),
+            "write `--replica http://host:8001/v1` or `--replica http://host:8001/v1=2`",
+        ));
+    }
+    Ok(Replica {
+        url: url.to_owned(),
+        weight,
+        api_key_env: None,
+    })
 }
 
 fn fault(url: &str, error: &rlaif_client::ClientError) -> Error {

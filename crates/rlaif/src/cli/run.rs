@@ -21,9 +21,12 @@ use rlaif_core::run::{RunFolder, write_atomic};
 use rlaif_core::{ModelId, Probability, Rater};
 use serde_json::{Value, json};
 
-use super::args::{ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs};
+use super::args::{
+    ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs, RunLimits,
+};
 use super::loose::{note_faults, stop_on_interrupt};
-use super::models::Models;
+use super::metrics;
+use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
 
 const RECIPE: &str = include_str!("../../templates/recipe.toml");
@@ -81,7 +84,8 @@ struct Ready {
 }
 
 fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<Ready, Error> {
-    let recipe = Recipe::read(path, overrides)?;
+    let mut recipe = Recipe::read(path, overrides)?;
+    recipe.complete_models()?;
     let constitution = Constitution::read(&recipe.constitution)?;
     let mut prompts = dataset::read(&recipe.prompts)?;
     note_faults(&prompts, progress);
@@ -114,11 +118,14 @@ fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<R
     })
 }
 
+/// Calls in flight that a plan assumes where the recipe leaves it to the endpoint.
+const PLANNED_IN_FLIGHT: usize = 32;
+
 pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
     let progress: Arc<dyn Progress> = Arc::new(Bars::new());
     let ready = ready(&args.recipe, &args.set, &*progress)?;
     // Opening the models finds a key that is not set; nothing is asked.
-    Models::of_recipe(&ready.recipe, &progress)?;
+    Models::default().of_recipe(&ready.recipe, &progress)?;
     let plans = rlaif::plan::plan(&ready.recipe, &ready.constitution, &ready.prompts);
     #[cfg(feature = "local")]
     let training = rlaif::plan::training(&ready.recipe, &plans, &ready.prompts)?;
@@ -139,40 +146,48 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
         ready.constitution.principles.len()
     );
     println!(
-        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
-        "stage", "model", "rows", "calls", "prompt tokens", "most generated", "most $"
+        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>20}",
+        "stage", "model", "rows", "calls", "prompt tokens", "most generated", "$ (least to most)"
     );
-    let money = |usd: Option<f64>| usd.map_or("no price".into(), |u| format!("{u:.2}"));
+    let money = |usd: Option<f64>, range: Option<[f64; 2]>| match (usd, range) {
+        (Some(usd), Some([least, most])) => format!("{usd:.2} ({least:.2}-{most:.2})"),
+        _ => "no price".into(),
+    };
     for p in &plans {
         println!(
-            "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+            "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>20}",
             p.stage,
             p.model,
             p.rows,
             p.calls,
             p.prompt_tokens,
             p.max_completion_tokens,
-            money(p.max_usd)
+            money(p.usd, p.usd_range)
         );
     }
     let sum = |f: fn(&StagePlan) -> u64| plans.iter().map(f).sum::<u64>();
-    let usd = plans.iter().map(|p| p.max_usd).sum::<Option<f64>>();
+    let usd = plans.iter().map(|p| p.usd).sum::<Option<f64>>();
+    let range = plans
+        .iter()
+        .map(|p| p.usd_range)
+        .try_fold([0.0, 0.0], |[a, b], r| r.map(|[c, d]| [a + c, b + d]));
     let calls = sum(|p| p.calls);
+    let n = ready.recipe.concurrency.unwrap_or(PLANNED_IN_FLIGHT) as u64;
     println!(
-        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>10}",
+        "{:12} {:10} {:>8} {:>9} {:>14} {:>16} {:>20}",
         "all",
         "",
         "",
         calls,
         sum(|p| p.prompt_tokens),
         sum(|p| p.max_completion_tokens),
-        money(usd)
+        money(usd, range)
     );
     println!(
-        "\nAt one second an answer and {} rows in flight: about {} s. Prompt tokens are estimated \
-         at four bytes each.",
-        ready.recipe.concurrency,
-        calls.div_ceil(ready.recipe.concurrency as u64)
+        "\nAt one second an answer and {n} calls in flight: about {} s. Prompt tokens are \
+         estimated at four bytes each; the range of money is that of five to three bytes, and of \
+         short answers to such as reach their limit.",
+        calls.div_ceil(n)
     );
     #[cfg(feature = "local")]
     show_training(&training);
@@ -230,12 +245,25 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
         until: args.until.clone(),
     };
     which.check()?;
-    let progress: Arc<dyn Progress> = Arc::new(Bars::new());
+    let bars = Arc::new(Bars::new());
+    let progress: Arc<dyn Progress> = Arc::clone(&bars) as Arc<dyn Progress>;
     let ready = ready(&args.recipe, &args.set, &*progress)?;
     let beside = args.recipe.parent().unwrap_or(Path::new("")).join("run");
     let path = args.run.clone().unwrap_or(beside);
     let mut folder = RunFolder::open(&path)?;
-    let models = Models::of_recipe(&ready.recipe, &progress)?;
+    let limits = RunLimits {
+        max_usd: args.limits.max_usd.or(ready.recipe.max_usd),
+        max_calls: args.limits.max_calls.or(ready.recipe.max_calls),
+        prices: args.limits.prices.clone().or(ready.recipe.prices.clone()),
+        metrics: args.limits.metrics,
+    };
+    let models =
+        Models::with_ledger(&path.join(JOURNAL), &limits)?.of_recipe(&ready.recipe, &progress)?;
+    bars.watch(models.watch());
+    if let Some(address) = limits.metrics {
+        metrics::serve(address, models.watch(), Arc::clone(&bars)).await?;
+    }
+    let width = models.width();
     let stop = Stop::default();
     stop_on_interrupt(&stop);
     let mut cx = Context::new(
@@ -246,6 +274,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
         &models.by_name,
         &stop,
     );
+    cx.width = width_of(&width);
     cx.progress = &*progress;
     let done = pipeline::run(&mut cx, &which).await?;
     let (calls, prompt_tokens, completion_tokens) = cx.answered();

@@ -9,9 +9,12 @@ use miette::{LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity};
 use rlaif::progress::Progress;
 use rlaif::{Error, Outcome};
 
-/// A bar on a terminal; elsewhere a line a minute.
+use super::models::Watch;
+
+/// A line on a terminal that is kept up to date; elsewhere a line a minute.
 pub struct Bars {
     state: Mutex<State>,
+    watch: Mutex<Option<Watch>>,
     terminal: bool,
 }
 
@@ -20,9 +23,40 @@ struct State {
     stage: String,
     begun: Instant,
     said: Instant,
+    drawn: Instant,
     done: usize,
+    before: usize,
     total: usize,
     failed: usize,
+}
+
+/// Between two drawings of the line's words.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// Calls in flight, made again, and money, in words.
+fn calls_line(watch: &Watch) -> String {
+    let (mut in_flight, mut retries, mut usd) = (0, 0, None);
+    for (_, stats, now) in watch.each() {
+        in_flight += now.in_flight;
+        retries += stats.retries;
+        if let Some(spent) = stats.usd {
+            *usd.get_or_insert(0.0) += spent;
+        }
+    }
+    let mut line = format!("{in_flight} in flight, {retries} retries");
+    if let Some(usd) = usd {
+        line.push_str(&format!(", ${usd:.2} spent"));
+    }
+    if let Some(budget) = watch.budget() {
+        let (limits, spent) = (budget.limits(), budget.spent());
+        if let Some(max) = limits.max_usd {
+            line.push_str(&format!(", ${:.2} left", (max - spent.usd).max(0.0)));
+        }
+        if let Some(max) = limits.max_calls {
+            line.push_str(&format!(", {} calls left", max.saturating_sub(spent.calls)));
+        }
+    }
+    line
 }
 
 impl Bars {
@@ -34,12 +68,36 @@ impl Bars {
                 stage: String::new(),
                 begun: now,
                 said: now,
+                drawn: now,
                 done: 0,
+                before: 0,
                 total: 0,
                 failed: 0,
             }),
+            watch: Mutex::new(None),
             terminal: std::io::stderr().is_terminal(),
         }
+    }
+
+    /// Shows what the endpoints do beside what the rows do.
+    pub fn watch(&self, watch: Watch) {
+        *self
+            .watch
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watch);
+    }
+
+    fn calls(&self) -> String {
+        let watch = self
+            .watch
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        watch.as_ref().map(calls_line).unwrap_or_default()
+    }
+
+    /// Stage, rows done, rows in all, rows failed.
+    pub fn counts(&self) -> (String, usize, usize, usize) {
+        self.with(|s| (s.stage.clone(), s.done, s.total, s.failed))
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
@@ -57,11 +115,11 @@ impl Progress for Bars {
             let now = Instant::now();
             s.stage = stage.to_owned();
             (s.begun, s.said) = (now, now);
-            (s.done, s.total, s.failed) = (done, total, 0);
+            (s.done, s.before, s.total, s.failed) = (done, done, total, 0);
             if terminal {
                 s.bar =
                     ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-                let style = "{prefix:12} {bar:30} {pos}/{len} rows, {per_sec}, {eta} left {msg}";
+                let style = "{prefix:12} {bar:20} {pos}/{len} rows, {per_sec}, {eta} left {msg}";
                 if let Ok(style) = ProgressStyle::with_template(style) {
                     s.bar.set_style(style);
                 }
@@ -82,16 +140,28 @@ impl Progress for Bars {
             s.done += 1;
             if outcome == Outcome::Failed {
                 s.failed += 1;
-                s.bar.set_message(format!("({} failed)", s.failed));
             }
             s.bar.inc(1);
+            if terminal && s.drawn.elapsed() >= DRAW_EVERY {
+                s.drawn = Instant::now();
+                let failed = if s.failed > 0 {
+                    format!(", {} rows failed", s.failed)
+                } else {
+                    String::new()
+                };
+                s.bar.set_message(format!("{}{failed}", self.calls()));
+            }
             if !terminal && s.said.elapsed() >= Duration::from_secs(60) {
                 s.said = Instant::now();
-                let rate = s.done as f64 / s.begun.elapsed().as_secs_f64();
+                let rate = (s.done - s.before) as f64 / s.begun.elapsed().as_secs_f64();
                 let left = (s.total - s.done) as f64 / rate.max(1e-9);
                 eprintln!(
-                    "{}: {}/{} rows, {rate:.1}/s, {} failed, about {left:.0} s left",
-                    s.stage, s.done, s.total, s.failed
+                    "{}: {}/{} rows, {rate:.1}/s, {} failed, {}, about {left:.0} s left",
+                    s.stage,
+                    s.done,
+                    s.total,
+                    s.failed,
+                    self.calls()
                 );
             }
         });

@@ -29,7 +29,7 @@ use crate::error::Error;
 use crate::pipeline::{self, Finished, Selection};
 use crate::progress::Progress;
 use crate::recipe::{Algorithm, Recipe};
-use crate::rows::Stop;
+use crate::rows::{Stop, Width};
 use crate::stages::Context;
 
 const RECIPE: &str = include_str!("../../templates/quickstart.toml");
@@ -167,6 +167,7 @@ pub async fn run(
     let models: BTreeMap<String, Model> = BTreeMap::new();
     let mut cx = Context::new(&recipe, &constitution, &prompts, &mut folder, &models, stop);
     cx.progress = progress;
+    cx.width = Width::Rows(256);
     let skewed;
     if what.critic_position_logit != 0.0 || what.critic_noise != 0.0 {
         let critic = cx.model("critic")?;

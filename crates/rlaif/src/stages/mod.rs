@@ -39,7 +39,7 @@ use crate::evaluation::Evaluator;
 use crate::local::LocalModels;
 use crate::progress::{Progress, Silent};
 use crate::recipe::{ModelSource, Recipe};
-use crate::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row};
+use crate::rows::{Ended, RunOptions, Stop, Tally, Width, check_failed, for_each_row};
 
 /// What every stage of a run can reach.
 pub struct Context<'a> {
@@ -59,6 +59,8 @@ pub struct Context<'a> {
     /// Who measures completions in the evaluation, beside the recipe's critic. No stage before it
     /// can reach them.
     pub evaluators: &'a [&'a dyn Evaluator],
+    /// Rows in flight for models that are no folders.
+    pub width: Width<'a>,
     /// Listener.
     pub progress: &'a dyn Progress,
     /// Stops the run.
@@ -67,6 +69,9 @@ pub struct Context<'a> {
 
 /// Rows in flight that fill the batches of a model in memory.
 const BATCHED: usize = 256;
+
+/// Rows in flight where nobody says how many.
+const DEFAULT_ROWS: usize = 16;
 
 /// Tells nobody, for a run that nobody watches.
 static SILENT: Silent = Silent;
@@ -102,6 +107,7 @@ impl<'a> Context<'a> {
             #[cfg(feature = "local")]
             local: LocalModels::default(),
             evaluators: &[],
+            width: Width::Rows(recipe.concurrency.unwrap_or(DEFAULT_ROWS)),
             progress: &SILENT,
             stop,
         }
@@ -152,12 +158,14 @@ impl<'a> Context<'a> {
     }
 
     /// Rows in flight for a model. One in memory answers a batch in hardly more time than a row.
-    pub(crate) fn in_flight(&self, model: &str) -> usize {
+    pub(crate) fn in_flight(&self, model: &str) -> Width<'a> {
         match self.recipe.models.get(model) {
-            _ if self.models.contains_key(model) => self.recipe.concurrency,
-            Some(ModelSource::Folder(_)) | None => self.recipe.concurrency.max(BATCHED),
+            _ if self.models.contains_key(model) => self.width,
             #[cfg(feature = "remote")]
-            Some(ModelSource::Endpoint(_)) => self.recipe.concurrency,
+            Some(ModelSource::Endpoint(_)) => self.width,
+            Some(ModelSource::Folder(_)) | None => {
+                Width::Rows(self.recipe.concurrency.unwrap_or(0).max(BATCHED))
+            }
         }
     }
 
@@ -223,7 +231,7 @@ pub struct StageSpec<'a> {
     /// Rows that may fail.
     pub max_failed: f64,
     /// Rows in flight.
-    pub concurrency: usize,
+    pub concurrency: Width<'a>,
     /// The run's seed.
     pub seed: u64,
     /// Listener.

@@ -4,9 +4,10 @@ use rlaif_core::{Finish, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::{Position, Reply, Unusable, error_text, shorten};
+
 /// The body of a request, before the endpoint's dialect is applied.
-#[must_use]
-pub fn body(model: &str, messages: &[Message], prefill: Option<&str>) -> Map<String, Value> {
+pub(crate) fn body(model: &str, messages: &[Message], prefill: Option<&str>) -> Map<String, Value> {
     let mut turns: Vec<Value> = messages
         .iter()
         .map(|m| json!({"role": m.role.as_str(), "content": m.content}))
@@ -24,34 +25,6 @@ pub fn body(model: &str, messages: &[Message], prefill: Option<&str>) -> Map<Str
     map.insert("model".into(), model.into());
     map.insert("messages".into(), turns.into());
     map
-}
-
-/// A parsed answer.
-#[derive(Clone, Debug, Default)]
-pub struct Reply {
-    /// The answer's text, without reasoning.
-    pub text: String,
-    /// What a reasoning model thought first.
-    pub reasoning: Option<String>,
-    /// What the model said on declining, where the provider marks that.
-    pub refusal: Option<String>,
-    /// Why the answer ended.
-    pub finish: Option<Finish>,
-    /// Most likely tokens by position, where the server gave them and they are well-formed.
-    pub positions: Option<Vec<Position>>,
-    /// Prompt tokens, by the server's count.
-    pub prompt_tokens: u64,
-    /// Generated tokens, by the server's count.
-    pub completion_tokens: u64,
-}
-
-/// One generated token with its alternatives.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Position {
-    /// The token sampled.
-    pub token: String,
-    /// Most likely tokens with natural-log probabilities, the sampled one among them.
-    pub top: Vec<(String, f64)>,
 }
 
 #[derive(Deserialize)]
@@ -88,26 +61,30 @@ struct RawUsage {
 /// Reads a body that came with status 200.
 ///
 /// # Errors
-/// In words, where it is not an answer: half a JSON, an error in an answer's place, no choice.
-pub fn parse(body: &str) -> Result<Reply, String> {
-    let raw: RawReply = serde_json::from_str(body)
-        .map_err(|e| format!("the answer is not the JSON of a chat completion ({e})"))?;
+/// [`Unusable`] where it is not an answer: half a JSON, an error in an answer's place, no choice.
+pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
+    let raw: RawReply = serde_json::from_str(body).map_err(|e| {
+        Unusable::charged(format!(
+            "the answer is not the JSON of a chat completion ({e})"
+        ))
+    })?;
     if let Some(error) = raw.error.filter(|e| !e.is_null()) {
-        return Err(format!(
+        return Err(Unusable::free(format!(
             "the answer holds an error: {}",
             shorten(&error_text(&error))
-        ));
+        )));
     }
     let choice = raw
         .choices
         .into_iter()
         .next()
-        .ok_or("the answer holds no choice")?;
+        .ok_or_else(|| Unusable::charged("the answer holds no choice"))?;
     let message = choice
         .message
-        .ok_or("the answer's choice holds no message")?;
+        .ok_or_else(|| Unusable::charged("the answer's choice holds no message"))?;
     let mut text = message.content.unwrap_or_default();
     let mut reasoning = message.reasoning_content.filter(|r| !r.is_empty());
+    let raw_text_len = text.len();
     let visible = rlaif_core::choice::without_reasoning(&text);
     if visible.len() != text.len() {
         let thought = text[..text.len() - visible.len()]
@@ -118,17 +95,25 @@ pub fn parse(body: &str) -> Result<Reply, String> {
         reasoning.get_or_insert_with(|| thought.to_owned());
         text = visible.trim_start().to_owned();
     }
-    let usage = raw.usage.unwrap_or(RawUsage {
-        prompt_tokens: 0,
-        completion_tokens: 0,
-    });
+    let told = choice
+        .logprobs
+        .as_ref()
+        .is_some_and(|l| l.get("content").is_some_and(|c| !c.is_null()));
+    let found = positions(choice.logprobs.as_ref());
+    // A list that belongs to another text: neither its length nor its words are the answer's.
+    let fits = |positions: &Vec<Position>| {
+        let counted = raw
+            .usage
+            .as_ref()
+            .is_none_or(|u| u.completion_tokens.abs_diff(positions.len() as u64) <= 1);
+        counted || positions.iter().map(|p| p.token.len()).sum::<usize>() == raw_text_len
+    };
+    let found = found.filter(fits);
+    let malformed = told && found.is_none();
     Ok(Reply {
         // Where text was taken off the front, positions no longer line up with it.
-        positions: if reasoning.is_some() {
-            None
-        } else {
-            positions(choice.logprobs.as_ref())
-        },
+        positions: found.filter(|_| reasoning.is_none()),
+        malformed,
         text,
         reasoning,
         refusal: message.refusal.filter(|r| !r.is_empty()),
@@ -137,8 +122,10 @@ pub fn parse(body: &str) -> Result<Reply, String> {
             "content_filter" => Finish::ContentFilter,
             _ => Finish::Stop,
         }),
-        prompt_tokens: usage.prompt_tokens,
-        completion_tokens: usage.completion_tokens,
+        // A server that counts nothing leaves zeros: no prompt has no tokens.
+        counted: raw.usage.as_ref().is_some_and(|u| u.prompt_tokens > 0),
+        prompt_tokens: raw.usage.as_ref().map_or(0, |u| u.prompt_tokens),
+        completion_tokens: raw.usage.as_ref().map_or(0, |u| u.completion_tokens),
     })
 }
 
@@ -174,32 +161,6 @@ fn positions(logprobs: Option<&Value>) -> Option<Vec<Position>> {
     (!positions.is_empty()).then_some(positions)
 }
 
-/// The words of an error object, wherever the server put them.
-#[must_use]
-pub fn error_text(value: &Value) -> String {
-    for path in ["/error/message", "/message", "/detail", "/error"] {
-        match value.pointer(path) {
-            Some(Value::String(text)) => return text.clone(),
-            Some(Value::Null) | None => {}
-            Some(other) => return other.to_string(),
-        }
-    }
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
-}
-
-/// At most 300 characters on one line.
-#[must_use]
-pub fn shorten(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(300) {
-        Some((at, _)) => format!("{}…", &line[..at]),
-        None => line,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +183,7 @@ mod tests {
             ("[]", "not the JSON"),
             ("\"fine\"", "not the JSON"),
         ] {
-            let message = parse(body).unwrap_err();
+            let message = parse(body).unwrap_err().message;
             assert!(message.contains(words), "{body}: {message}");
         }
     }
@@ -247,7 +208,15 @@ mod tests {
             // Two certainties at one place: the mass is 2.
             r#"{"content":[{"token":"A","logprob":0,"top_logprobs":[{"token":"A","logprob":0},{"token":"B","logprob":0}]}]}"#,
         ] {
-            assert_eq!(parse(&body(bad)).unwrap().positions, None, "{bad}");
+            let reply = parse(&body(bad)).unwrap();
+            assert_eq!(reply.positions, None, "{bad}");
+            assert_eq!(reply.malformed, bad.contains('['), "{bad}");
         }
+        // Well-formed, and about another text: three tokens where one was generated.
+        let body = r#"{"choices":[{"message":{"content":"A"},"logprobs":{"content":[
+            {"token":"So","logprob":-0.1},{"token":" A","logprob":-0.1},{"token":"B","logprob":-1}]}}],
+            "usage":{"prompt_tokens":9,"completion_tokens":1}}"#;
+        let reply = parse(body).unwrap();
+        assert!(reply.malformed && reply.positions.is_none());
     }
 }

@@ -1,0 +1,158 @@
+//! One request to a model, what comes of it, and the trait that every layer implements.
+//!
+//! The layers, from the outside in: [`crate::retry`] asks again, [`crate::budget`] holds money
+//! back, [`crate::journal`] remembers, [`crate::pool`] chooses a server and waits for room there,
+//! [`crate::line`] speaks to it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rlaif_core::{BoxFuture, CallContext, ItemId, ModelError};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::wire::{Api, Reply};
+
+/// Names a call by all that determines its answer: kind of API, model, parameters, messages, and
+/// the seed, which stands for the sample's index. Neither address nor key is part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key(pub(crate) [u8; 16]);
+
+/// The most that a call can use, whatever the tokenizer: no token is shorter than a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    /// Tokens of the prompt: the bytes of the request, its JSON included.
+    pub(crate) prompt_tokens: u64,
+    /// Tokens that may be generated.
+    pub(crate) completion_tokens: u64,
+}
+
+/// A request, before an endpoint's dialect is applied.
+pub(crate) struct Call {
+    /// The body's fields, as OpenAI names them, the model among them.
+    pub(crate) fields: Map<String, Value>,
+    /// The same as JSON.
+    pub(crate) body: Bytes,
+    pub(crate) key: Key,
+    pub(crate) item: ItemId,
+    pub(crate) seed: u64,
+    pub(crate) deadline: Duration,
+}
+
+impl Call {
+    pub(crate) fn new(api: Api, fields: Map<String, Value>, cx: &CallContext) -> Self {
+        // A map of strings to JSON values is always JSON.
+        let body = Bytes::from(serde_json::to_vec(&fields).unwrap_or_default());
+        let mut hasher = Sha256::new();
+        hasher.update(api.as_str().as_bytes());
+        hasher.update([0]);
+        hasher.update(&body);
+        let digest = hasher.finalize();
+        let mut key = [0u8; 16];
+        key.copy_from_slice(&digest[..16]);
+        Call {
+            fields,
+            body,
+            key: Key(key),
+            item: cx.item.clone(),
+            seed: cx.seed,
+            deadline: cx.deadline,
+        }
+    }
+
+    pub(crate) fn bound(&self) -> Bound {
+        Bound {
+            prompt_tokens: self.body.len() as u64,
+            completion_tokens: self
+                .fields
+                .get("max_tokens")
+                .and_then(Value::as_u64)
+                .unwrap_or(0),
+        }
+    }
+}
+
+/// An answer that can be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub(crate) reply: Reply,
+    /// The body as it was sent.
+    pub(crate) request: Bytes,
+    /// The body that came back.
+    pub(crate) response: Bytes,
+    /// Fields that the endpoint refused, so that the request went without.
+    pub(crate) lost: Vec<String>,
+    /// Money, by the server's count of tokens; `None` where the model has no price.
+    pub(crate) usd: Option<f64>,
+    /// It came from the journal: nothing was sent.
+    pub(crate) recalled: bool,
+}
+
+/// How one attempt failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    /// What happened, for people.
+    pub(crate) message: String,
+    /// An answer may have been made and lost on the way, so that it may be charged.
+    pub(crate) may_be_charged: bool,
+}
+
+/// What to do about a failed attempt.
+#[derive(Clone, Debug)]
+pub(crate) enum FailureKind {
+    /// Another attempt may succeed.
+    Passing {
+        /// The server's own word on when to come back.
+        retry_after: Option<Duration>,
+        /// The server has too much to do.
+        load: bool,
+        /// Another server of the pool can take it at once.
+        elsewhere: bool,
+    },
+    /// No attempt will succeed.
+    Final(ModelError),
+}
+
+impl Failure {
+    /// A failure that may pass, for which nothing is charged.
+    pub(crate) fn passing(message: impl Into<String>) -> Self {
+        Failure {
+            kind: FailureKind::Passing {
+                retry_after: None,
+                load: false,
+                elsewhere: false,
+            },
+            message: message.into(),
+            may_be_charged: false,
+        }
+    }
+
+    /// A failure that may pass, after an answer may have been made.
+    pub(crate) fn lost(message: impl Into<String>) -> Self {
+        Failure {
+            may_be_charged: true,
+            ..Failure::passing(message)
+        }
+    }
+
+    /// A failure that stays.
+    pub(crate) fn last(error: ModelError) -> Self {
+        Failure {
+            message: error.to_string(),
+            kind: FailureKind::Final(error),
+            may_be_charged: false,
+        }
+    }
+}
+
+/// Whatever answers calls: a layer, or the line at the bottom.
+pub(crate) trait Calls: Send + Sync {
+    /// The answer, where it is known already. Costs nothing and waits for nothing.
+    fn recall(&self, _call: &Call) -> Result<Option<Answer>, Failure> {
+        Ok(None)
+    }
+
+    /// One attempt.
+    fn attempt<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Answer, Failure>>;
+}

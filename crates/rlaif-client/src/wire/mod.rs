@@ -1,0 +1,144 @@
+//! What goes over the line, in the two forms that providers speak.
+
+mod anthropic;
+mod openai;
+
+use rlaif_core::Finish;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub(crate) use openai::body;
+
+/// Which form of API an endpoint speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// OpenAI's chat completions.
+    #[default]
+    Openai,
+    /// Anthropic's Messages.
+    Anthropic,
+}
+
+impl Api {
+    /// Its name in recipes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Api::Openai => "openai",
+            Api::Anthropic => "anthropic",
+        }
+    }
+
+    /// The path behind the base URL.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Api::Openai => "/chat/completions",
+            Api::Anthropic => "/messages",
+        }
+    }
+
+    /// Fields that this form does not have.
+    pub(crate) fn lacks(self) -> &'static [&'static str] {
+        match self {
+            Api::Openai => &[],
+            Api::Anthropic => &["logprobs", "top_logprobs", "seed", "n", "min_p"],
+        }
+    }
+
+    /// The body in this form; `fields` are OpenAI's, with the dialect applied.
+    pub(crate) fn encode(self, fields: Map<String, Value>) -> Map<String, Value> {
+        match self {
+            Api::Openai => fields,
+            Api::Anthropic => anthropic::encode(fields),
+        }
+    }
+
+    /// Reads a body that came with status 200.
+    pub(crate) fn parse(self, body: &str) -> Result<Reply, Unusable> {
+        match self {
+            Api::Openai => openai::parse(body),
+            Api::Anthropic => anthropic::parse(body),
+        }
+    }
+}
+
+/// A body from which no answer can be read.
+#[derive(Clone, Debug)]
+pub(crate) struct Unusable {
+    pub(crate) message: String,
+    /// An answer was made, so that it is charged.
+    pub(crate) charged: bool,
+}
+
+impl Unusable {
+    fn charged(message: impl Into<String>) -> Self {
+        Unusable {
+            message: message.into(),
+            charged: true,
+        }
+    }
+
+    fn free(message: impl Into<String>) -> Self {
+        Unusable {
+            message: message.into(),
+            charged: false,
+        }
+    }
+}
+
+/// A parsed answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reply {
+    /// The answer's text, without reasoning.
+    pub(crate) text: String,
+    /// What a reasoning model thought first.
+    pub(crate) reasoning: Option<String>,
+    /// What the model said on declining, where the provider marks that.
+    pub(crate) refusal: Option<String>,
+    /// Why the answer ended.
+    pub(crate) finish: Option<Finish>,
+    /// Most likely tokens by position, where the server gave them and they are well-formed.
+    pub(crate) positions: Option<Vec<Position>>,
+    /// Log-probabilities came that cannot be right.
+    pub(crate) malformed: bool,
+    /// The server told what it counted.
+    pub(crate) counted: bool,
+    /// Prompt tokens, by the server's count.
+    pub(crate) prompt_tokens: u64,
+    /// Generated tokens, by the server's count.
+    pub(crate) completion_tokens: u64,
+}
+
+/// One generated token with its alternatives.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Position {
+    /// The token sampled.
+    pub(crate) token: String,
+    /// Most likely tokens with natural-log probabilities, the sampled one among them.
+    pub(crate) top: Vec<(String, f64)>,
+}
+
+/// The words of an error object, wherever the server put them.
+pub(crate) fn error_text(value: &Value) -> String {
+    for path in ["/error/message", "/message", "/detail", "/error"] {
+        match value.pointer(path) {
+            Some(Value::String(text)) => return text.clone(),
+            Some(Value::Null) | None => {}
+            Some(other) => return other.to_string(),
+        }
+    }
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// At most 300 characters on one line.
+pub(crate) fn shorten(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(300) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}
