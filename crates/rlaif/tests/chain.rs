@@ -352,7 +352,7 @@ fn training_tables_of_init_are_planned_and_memory_is_held_against_the_machine() 
     );
 
     let wrong = recipe
-        .replace("helpful_share", "helpfull_share")
+        .replace("helpful_share", "helpful_shard")
         .replace("kl_budget", "kl_bugdet")
         .replace("base = \"sft\"\nreward", "base = \"stf\"\nreward");
     std::fs::write(b.path("r/wrong.toml"), wrong).unwrap();
@@ -360,7 +360,7 @@ fn training_tables_of_init_are_planned_and_memory_is_held_against_the_machine() 
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(2), "{said}");
     for words in [
-        "unknown key `sft.helpfull_share`",
+        "unknown key `sft.helpful_shard`",
         "did you mean `helpful_share`?",
         "did you mean `kl_budget`?",
     ] {

@@ -304,11 +304,11 @@ impl JournalReader {
         bodies: bool,
         take: impl FnMut(Entry),
     ) -> Result<(), JournalError> {
-        let mut wheres = vec!["1".to_owned()];
+        let mut clauses = vec!["1".to_owned()];
         let mut values: Vec<Sql> = Vec::new();
         let mut add = |text: &str, value: Sql| {
             values.push(value);
-            wheres.push(text.replace('?', &format!("?{}", values.len())));
+            clauses.push(text.replace('?', &format!("?{}", values.len())));
         };
         if let Some(stage) = &filter.stage {
             add("c.stage = ?", stage.clone().into());
@@ -328,11 +328,11 @@ impl JournalReader {
             add("c.state = ?", number.into());
         }
         if filter.unsettled {
-            wheres.push("c.charge = 2".into());
+            clauses.push("c.charge = 2".into());
         }
         let from = format!(
             "FROM {ALL} c JOIN models m ON m.id = c.model WHERE {}",
-            wheres.join(" AND ")
+            clauses.join(" AND ")
         );
         let query = match filter.limit {
             Some(n) => format!(
