@@ -66,6 +66,7 @@ impl Algorithm {
 /// Where a model of a recipe comes from.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // a recipe names a handful of models
 pub enum ModelSource {
     /// A Hugging Face folder, run in memory.
     Folder(PathBuf),

@@ -70,10 +70,10 @@ impl Default for Quickstart {
             constitution: "default.toml".into(),
             algorithm: Algorithm::Ppo,
             models: None,
-            prompts: 1_600,
+            prompts: 1_200,
             episodes: 4_096,
             kl_coef: 0.02,
-            kl_budget: 40.0,
+            kl_budget: 20.0,
             critic_position_logit: 0.0,
             critic_noise: 0.0,
         }
