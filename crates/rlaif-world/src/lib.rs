@@ -16,7 +16,7 @@ mod tables;
 pub use annotators::{ANNOTATORS, Annotator, PRICES, Price};
 pub use compose::{Answer, Composer, Habits, Manner, Scene, Sentence, Side};
 pub use dimension::Dimension;
-pub use models::{MEASURED, models_bytes, write_models};
+pub use models::write_models;
 pub use oracle::{Reading, Scores, prefers};
 pub use rng::Rng;
 pub use tables::{Category, Topic, Use, World};

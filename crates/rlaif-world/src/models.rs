@@ -31,18 +31,16 @@ static FILES: &[(&str, &[u8])] = files!(
     ]
 );
 
-/// What was measured of the models when they were made, as JSON.
-pub const MEASURED: &str = include_str!("../models/measured.json");
-
-/// Writes the folders `assistant` and `critic` below a folder; files that are there already with
-/// the right size are left.
+/// Writes the folders `assistant` and `critic` below a folder; files that hold the same
+/// already are left.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn write_models(folder: &Path) -> io::Result<()> {
     for (name, content) in FILES {
         let path = folder.join(name);
-        let same = fs::metadata(&path).is_ok_and(|m| m.len() == content.len() as u64);
+        // Not by size alone: models that were made anew have the size of the old ones.
+        let same = fs::read(&path).is_ok_and(|old| old == *content);
         if !same {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
@@ -51,10 +49,4 @@ pub fn write_models(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Bytes of all files.
-#[must_use]
-pub fn models_bytes() -> usize {
-    FILES.iter().map(|(_, content)| content.len()).sum()
 }

@@ -186,29 +186,40 @@ impl Rows for AssistantRows<'_> {
             let answer = c.answer(&mut rng, scene.topic, &manner);
             let d = Dimension::ALL[rng.below(8)];
             let better = c.revise(&mut rng, scene.topic, &answer, d);
-            let talk: Vec<Message> = with(&scene.prompt, &answer);
-            let mut turns = self
-                .revise
-                .render(
-                    minijinja::context! {
-                        prompt => scene.prompt.to_text(),
-                        response => answer.text(),
-                        critique_request => c.wording(&mut rng, Some(d), Use::Critique),
-                        critique => c.critique(&mut rng, scene.topic, &answer, d),
-                        revision_request => c.wording(&mut rng, Some(d), Use::Revision),
-                        fence => "",
-                    },
-                    &Inserts {
-                        conversation: &talk,
-                        ..Inserts::default()
-                    },
-                )
-                .map_err(|e| e.to_string())?;
+            let mut turns = revision_turns(&self.revise, c, &mut rng, &scene, &answer, d)?;
             turns.push(Message::assistant(better.text()));
             rows.push(last_turn(&self.words, &turns, 1.0)?);
         }
         Ok(rows)
     }
+}
+
+/// The turns that ask for a revision under a dimension's critique.
+pub fn revision_turns(
+    template: &Template,
+    c: &Composer<'_>,
+    rng: &mut Rng,
+    scene: &Scene<'_>,
+    answer: &Answer,
+    d: Dimension,
+) -> Result<Vec<Message>, String> {
+    let talk = with(&scene.prompt, answer);
+    template
+        .render(
+            minijinja::context! {
+                prompt => scene.prompt.to_text(),
+                response => answer.text(),
+                critique_request => c.wording(rng, Some(d), Use::Critique),
+                critique => c.critique(rng, scene.topic, answer, d),
+                revision_request => c.wording(rng, Some(d), Use::Revision),
+                fence => "",
+            },
+            &Inserts {
+                conversation: &talk,
+                ..Inserts::default()
+            },
+        )
+        .map_err(|e| e.to_string())
 }
 
 fn with(prompt: &Prompt, answer: &Answer) -> Vec<Message> {

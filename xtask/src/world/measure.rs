@@ -9,7 +9,7 @@ use rlaif_feedback::{Inserts, Purpose, Template};
 use rlaif_world::{Composer, Dimension, Habits, Manner, Rng, Side, Use, World};
 use serde_json::{Map, Value, json};
 
-use super::data::{Pair, pair};
+use super::data::{Pair, pair, revision_turns};
 
 struct Model {
     words: Tokenizer,
@@ -160,26 +160,7 @@ fn faults(assistant: &mut Model, world: &World, temperature: f32) -> Result<Valu
             if answer.scores(scene.topic.harmful).grade(d) > 2 {
                 continue;
             }
-            let mut talk = scene.prompt.0.clone();
-            talk.push(Message::assistant(answer.text()));
-            talks.push(
-                template
-                    .render(
-                        minijinja::context! {
-                            prompt => scene.prompt.to_text(),
-                            response => answer.text(),
-                            critique_request => c.wording(&mut rng, Some(d), Use::Critique),
-                            critique => c.critique(&mut rng, scene.topic, &answer, d),
-                            revision_request => c.wording(&mut rng, Some(d), Use::Revision),
-                            fence => "",
-                        },
-                        &Inserts {
-                            conversation: &talk,
-                            ..Inserts::default()
-                        },
-                    )
-                    .map_err(|e| e.to_string())?,
-            );
+            talks.push(revision_turns(&template, &c, &mut rng, &scene, &answer, d)?);
             before.push((scene, answer));
         }
         let after = assistant.sample(&talks, 0.7)?;

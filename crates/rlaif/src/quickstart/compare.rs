@@ -18,7 +18,7 @@ use super::Oracle;
 use crate::error::Error;
 use crate::evaluation::{FILE, Measured};
 use crate::progress::Progress;
-use crate::recipe::Recipe;
+use crate::recipe::{ModelSource, Recipe};
 use crate::rows::Stop;
 use crate::stages::{judge, read_records};
 use crate::train::{At, Other, RewardSource, ppo, reward};
@@ -108,10 +108,10 @@ pub async fn compare(
         faults: Vec::new(),
         sha256: prompts.sha256.clone(),
     };
-    let critic_folder = out.join("models/critic");
-    let reward_base = match reward_config.base.as_str() {
-        "sft" => run.join("sft"),
-        _ => critic_folder,
+    let reward_base = match recipe.models.get(&reward_config.base) {
+        Some(ModelSource::Folder(folder)) => folder.clone(),
+        // What no table names, a stage wrote.
+        _ => run.join(&reward_config.base),
     };
     let (ai, human) = (price("ai_lee"), price("human_alpaca_farm"));
     let mut table = Vec::new();
