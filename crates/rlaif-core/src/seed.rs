@@ -32,6 +32,33 @@ pub fn index(seed: u64, n: usize) -> Option<usize> {
     (n > 0).then(|| ((u128::from(seed) * n as u128) >> 64) as usize)
 }
 
+/// A stream of numbers from a seed, SplitMix64 (Steele, Lea and Flood 2014): one for each item, so
+/// that what is beside it changes nothing.
+#[derive(Clone, Debug)]
+pub struct Stream(u64);
+
+impl Stream {
+    /// The stream of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Stream(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// The next number in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        unit(self.bits())
+    }
+}
+
 /// SHA-256 in lower-case hex.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {

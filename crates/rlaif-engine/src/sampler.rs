@@ -1,31 +1,9 @@
 //! Drawing a token from logits.
 
 use rlaif_core::Sampling;
-use rlaif_core::seed;
+pub use rlaif_core::seed::Stream;
 
 use crate::kernels::{exp_sum, max_of};
-
-/// A stream of numbers in [0, 1), SplitMix64: one per request, so that the rows beside it change
-/// nothing (Steele, Lea and Flood 2014).
-#[derive(Clone, Debug)]
-pub struct Stream(u64);
-
-impl Stream {
-    /// The stream of a seed.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Stream(seed)
-    }
-
-    /// The next number in [0, 1).
-    pub fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        seed::unit(z ^ (z >> 31))
-    }
-}
 
 /// Index of the largest value, the first among equals.
 #[must_use]
@@ -133,6 +111,8 @@ fn draw_truncated(tempered: &[f32], sampling: &Sampling, u: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use rlaif_core::seed;
+
     use super::*;
 
     fn share(sampling: &Sampling, logits: &[f32]) -> Vec<f64> {

@@ -1,35 +1,27 @@
-//! Random numbers from a seed: SplitMix64 (Steele, Lea and Flood 2014).
+//! What is drawn from a stream of random numbers.
 
-use rlaif_core::seed;
+use rlaif_core::seed::{self, Stream};
 
 /// A stream of numbers.
 #[derive(Clone, Debug)]
-pub struct Rng(u64);
+pub struct Rng(Stream);
 
 impl Rng {
     /// The stream of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Rng(seed)
+        Rng(Stream::new(seed))
     }
 
     /// The stream of (seed, parts), as every other random choice of the project derives.
     #[must_use]
     pub fn of(seed: u64, parts: &[&str]) -> Self {
-        Rng(seed::derive(seed, parts))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        Rng::new(seed::derive(seed, parts))
     }
 
     /// A number in [0, 1).
     pub fn unit(&mut self) -> f64 {
-        seed::unit(self.next())
+        self.0.unit()
     }
 
     /// True with probability `p`.
@@ -39,7 +31,7 @@ impl Rng {
 
     /// An index below `n`; 0 where `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
-        seed::index(self.next(), n).unwrap_or(0)
+        seed::index(self.0.bits(), n).unwrap_or(0)
     }
 
     /// One of the list, `None` where it is empty.
