@@ -31,7 +31,7 @@ struct Host {
 pub struct Quote {
     /// The price.
     pub price: Price,
-    /// `the table of 2025-11-01`, or the user's file.
+    /// `the table of DATE`, or the user's file.
     pub source: String,
 }
 
@@ -78,7 +78,9 @@ impl Prices {
                     entry
                         .models
                         .iter()
-                        .find(|(name, _)| is_snapshot(model, name))
+                        .filter(|(name, _)| is_snapshot(model, name))
+                        // `opus-5-5-20261001` is a snapshot of `opus-5-5`, not of `opus-5`.
+                        .max_by_key(|(name, _)| name.len())
                         .map(|(_, price)| price)
                 });
                 if let Some([prompt, completion]) = found {
@@ -133,7 +135,7 @@ mod tests {
         let quote = prices.quote(url, "gpt-4o-mini-2024-07-18").unwrap();
         // 0.15 dollars a million, 0.6 generated: 2 M and 1 M tokens cost 0.9.
         assert!((quote.price.usd(2_000_000, 1_000_000) - 0.9).abs() < 1e-12);
-        assert!(quote.source.contains("2025"), "{quote:?}");
+        assert!(quote.source.contains("the table of 20"), "{quote:?}");
         assert!(prices.quote(url, "gpt-4o-minimal").is_none());
         assert!(prices.quote("http://localhost:8000/v1", "gpt-4o").is_none());
         let folder = tempfile::tempdir().unwrap();
@@ -143,6 +145,11 @@ mod tests {
         let prices = prices.with_file(&file).unwrap();
         let quote = prices.quote("http://localhost:8000/v1", "gpt-4o").unwrap();
         assert_eq!(quote.price.completion_usd_per_mtok, 2.0);
+        let versions = "[[prices]]\nhost = \"localhost\"\nmodels = { \"m-5\" = [1, 1], \"m-5-5\" = [2, 2] }\n";
+        std::fs::write(&file, versions).unwrap();
+        let newer = Prices::shipped().unwrap().with_file(&file).unwrap();
+        let quote = newer.quote("http://localhost/v1", "m-5-5-20261001").unwrap();
+        assert_eq!(quote.price.prompt_usd_per_mtok, 2.0);
         std::fs::write(&file, mine.replace("2.0", "-2.0")).unwrap();
         let error = Prices::shipped().unwrap().with_file(&file).unwrap_err();
         assert!(error.to_string().contains("`gpt-4o`"), "{error}");

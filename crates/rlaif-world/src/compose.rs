@@ -1,5 +1,7 @@
 //! Prompts, answers, critiques and revisions, drawn from the tables.
 
+use std::cell::RefCell;
+
 use rlaif_core::{Message, Prompt};
 
 use crate::dimension::Dimension;
@@ -117,8 +119,8 @@ impl Manner {
     pub const ASSISTANT: Manner = Manner {
         polite: (0.25, 0.3),
         honest: (0.2, 0.2),
-        harmless: (0.18, 0.2),
-        complies: 0.8,
+        harmless: (0.2, 0.2),
+        complies: 0.9,
         helpful: (0.2, 0.1),
         steps: [0.3, 0.4, 0.3],
         intrudes: 0.15,
@@ -279,20 +281,17 @@ impl<'w> Composer<'w> {
             })
             .collect();
         let pattern = &rng.pick(&list)?.pattern;
-        let mut draws: Vec<usize> = (0..16).map(|_| rng.below(1 << 30)).collect();
-        let mut next = || draws.pop().unwrap_or(0);
-        let mut choices: Vec<usize> = (0..8).map(|_| rng.below(1 << 30)).collect();
+        let rng = RefCell::new(rng);
         let text = pattern.write(
-            |n| choices.pop().unwrap_or(0) % n.max(1),
+            |n| rng.borrow_mut().below(n),
             |slot| {
                 let list = self.world.candidates(topic, slot);
-                let at = match slot {
+                match slot {
                     Slot::Step(i) | Slot::Safe(i) => {
-                        items.get(usize::from(i)).copied().unwrap_or(0)
+                        list[items.get(usize::from(i)).copied().unwrap_or(0) % list.len().max(1)]
                     }
-                    _ => next(),
-                };
-                list[at % list.len().max(1)]
+                    _ => list[rng.borrow_mut().below(list.len())],
+                }
             },
         );
         Some(Sentence {

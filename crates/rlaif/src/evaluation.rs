@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rlaif_core::{Outcome, Prompt};
+use rlaif_core::{Judgment, Outcome, Prompt};
 use rlaif_eval::{Estimate, LogOddsSlope, Slope, WinRate};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,20 @@ use crate::error::Error;
 pub const FILE: &str = "evaluation.jsonl";
 /// What they come to: [`Evaluation`].
 pub const SUMMARY: &str = "evaluation.json";
+/// What evaluators say of the judge's pairs: lines of [`Label`].
+pub const LABELS: &str = "evaluation/labels.jsonl";
+
+/// An evaluator's label of a pair that the judge labeled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Label {
+    /// The pair's id.
+    pub id: String,
+    /// The evaluator's name.
+    pub by: String,
+    /// P(the first response is better).
+    pub p_first: f64,
+}
+
 /// Numbers on a completion, by the evaluator that measured them and their own name.
 pub type Numbers = BTreeMap<String, BTreeMap<String, f64>>;
 
@@ -27,6 +41,12 @@ pub trait Evaluator: Send + Sync {
 
     /// Numbers on one completion, by name; an empty completion is asked about as well.
     fn measure(&self, prompt: &Prompt, completion: &str, policy: &str) -> BTreeMap<String, f64>;
+
+    /// P(the first response is better) by what this evaluator knows: 1, 0, or ½ where they are equal.
+    /// `None`: it does not know. The page holds the judge's labels against it.
+    fn label(&self, _judgment: &Judgment) -> Option<f64> {
+        None
+    }
 
     /// The number by which policies are compared, higher is better: the completion with the higher
     /// one wins, equal is a tie. `None`: no comparison.

@@ -23,6 +23,7 @@
 
 pub mod agent;
 pub mod blocking;
+pub mod contrast;
 pub mod error;
 pub mod evaluation;
 pub mod figures;

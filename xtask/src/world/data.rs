@@ -1,9 +1,13 @@
 //! Training rows of the two models, each from (seed, step, row) alone.
 
+use std::ops::Range;
+
 use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
-use rlaif_world::{Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Use, World};
+use rlaif_world::{Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use,
+    World,
+};
 
 use super::tokenizer;
 
@@ -129,68 +133,82 @@ fn manner(rng: &mut Rng) -> Manner {
     }
 }
 
-/// What the assistant learns from: answers with its faults, and revisions that mend one. First in
-/// all the language's ways to say a thing, then in a few that become its own, as a model has its
-/// turns of phrase.
+/// What the assistant learns from: answers with its faults, and revisions that mend one, in the few
+/// turns of phrase that are its own (see [`Habits::ASSISTANT`]).
+///
+/// Where a turn ends in the midst of a conversation, it is asked what it should have understood of
+/// that turn: how good the answer to be revised is, and which dimension the critique and the
+/// request for a revision are about. Nothing is ever sampled at those places.
 pub struct AssistantRows<'w> {
     composer: Composer<'w>,
-    /// Steps of the whole language, and of its own turns of phrase on all topics.
-    phases: [u64; 2],
     words: Tokenizer,
     revise: Template,
+    asked: Asked,
 }
 
 impl<'w> AssistantRows<'w> {
-    pub fn new(world: &'w World, words: Tokenizer, phases: [u64; 2]) -> Result<Self, String> {
+    pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
         Ok(AssistantRows {
-            composer: Composer::open(world),
-            phases,
+            composer: Composer {
+                habits: Habits::ASSISTANT,
+                ..Composer::open(world)
+            },
+            asked: Asked::new(&words)?,
             words,
             revise: Template::shipped("cai", Purpose::Revise).map_err(|e| e.to_string())?,
         })
     }
-}
 
-impl AssistantRows<'_> {
-    fn habits(&self, step: u64) -> Habits {
-        let [language, phrases] = self.phases;
-        match step {
-            s if s < language => Habits::ALL,
-            s if s < language + phrases => Habits {
-                templates: Habits::ASSISTANT.templates,
-                ..Habits::ALL
-            },
-            _ => Habits::ASSISTANT,
+    fn answer(&self, rng: &mut Rng) -> Result<Row, String> {
+        let c = &self.composer;
+        let scene = c.scene(rng, 0.4);
+        let answer = c.answer(rng, scene.topic, &Manner::ASSISTANT);
+        last_turn(&self.words, &with(&scene.prompt, &answer), 1.0)
+    }
+
+    fn revision(&self, rng: &mut Rng) -> Result<Row, String> {
+        let c = &self.composer;
+        let scene = c.scene(rng, 0.4);
+        let manner = if rng.chance(0.5) {
+            Manner::ASSISTANT
+        } else {
+            manner(rng)
+        };
+        let answer = c.answer(rng, scene.topic, &manner);
+        let d = Dimension::ALL[rng.below(8)];
+        let better = c.revise(rng, scene.topic, &answer, d);
+        let mut turns = revision_turns(&self.revise, c, rng, &scene, &answer, d)?;
+        turns.push(Message::assistant(better.text()));
+        let mut row = last_turn(&self.words, &turns, 1.0)?;
+        let ends: Vec<usize> = (0..row.tokens.len())
+            .filter(|i| row.tokens[*i] == tokenizer::END)
+            .collect();
+        // The answer, the critique's request, the critique, the revision's request, the revision.
+        if let [.., answered, request, critique, revision, _] = ends[..] {
+            let quality = self
+                .asked
+                .quality(rng, &answer.scores(scene.topic.harmful));
+            row.ask(answered + 1, quality, OF_PRINCIPLE);
+            for at in [request, critique, revision] {
+                row.ask(at + 1, self.asked.dimensions[d.index()], OF_PRINCIPLE / 2.0);
+            }
         }
+        Ok(row)
     }
 }
 
 impl Rows for AssistantRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
         let mut rng = Rng::of(1, &["assistant", &step.to_string()]);
-        let c = &Composer {
-            habits: self.habits(step),
-            ..self.composer
-        };
-        let mut rows = Vec::new();
-        for _ in 0..32 {
-            let scene = c.scene(&mut rng, 0.4);
-            let answer = c.answer(&mut rng, scene.topic, &Manner::ASSISTANT);
-            let mut turns = scene.prompt.0.clone();
-            turns.push(Message::assistant(answer.text()));
-            rows.push(last_turn(&self.words, &turns, 1.0)?);
-        }
-        for _ in 0..16 {
-            let scene = c.scene(&mut rng, 0.4);
-            let manner = manner(&mut rng);
-            let answer = c.answer(&mut rng, scene.topic, &manner);
-            let d = Dimension::ALL[rng.below(8)];
-            let better = c.revise(&mut rng, scene.topic, &answer, d);
-            let mut turns = revision_turns(&self.revise, c, &mut rng, &scene, &answer, d)?;
-            turns.push(Message::assistant(better.text()));
-            rows.push(last_turn(&self.words, &turns, 1.0)?);
-        }
-        Ok(rows)
+        (0..44)
+            .map(|i| {
+                if i % 2 == 0 {
+                    self.answer(&mut rng)
+                } else {
+                    self.revision(&mut rng)
+                }
+            })
+            .collect()
     }
 }
 
@@ -298,21 +316,59 @@ pub fn pair<'w>(
     }
 }
 
-/// What the critic learns from: comparisons under a principle's text, and critiques.
+/// Tokens that answer the questions asked on the way. They are targets only and never inputs, so
+/// that nothing changes at inference.
+struct Asked {
+    grades: Vec<u32>,
+    dimensions: Vec<u32>,
+    categories: Vec<u32>,
+    qualities: Vec<u32>,
+}
+
+impl Asked {
+    fn new(words: &Tokenizer) -> Result<Self, String> {
+        let id = |t: String| {
+            words
+                .id(&t)
+                .ok_or_else(|| format!("the tokenizer lacks `{t}`"))
+        };
+        Ok(Asked {
+            grades: (0..5).map(tokenizer::grade).map(id).collect::<Result<_, _>>()?,
+            dimensions: (0..9)
+                .map(tokenizer::dimension)
+                .map(id)
+                .collect::<Result<_, _>>()?,
+            categories: (0..18)
+                .map(tokenizer::category)
+                .map(id)
+                .collect::<Result<_, _>>()?,
+            qualities: (0..40)
+                .map(|i| id(tokenizer::quality(i / 5, i % 5)))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The grade in one dimension, drawn: over many rows a place learns all eight.
+    fn quality(&self, rng: &mut Rng, scores: &Scores) -> u32 {
+        let d = Dimension::ALL[rng.below(8)];
+        self.qualities[d.index() * 5 + scores.grade(d)]
+    }
+}
+
+/// What the critic learns from: comparisons under a principle's text, conversations, and critiques.
 ///
 /// Beside the verdict, a comparison asks what the critic should have understood on the way: at the
 /// principle's end which dimension it is about, at each sentence's end what the sentence does and
-/// what that means under the principle, at each response's end its grade. The answers are targets
-/// only and never inputs, so that nothing changes at inference.
+/// what that means under the principle, at each response's end its grade. A conversation asks what
+/// its last answer's sentences do and how good it is in one dimension or another, as a model that
+/// has read much would know: a reward model begins from there.
 pub struct CriticRows<'w> {
     composer: Composer<'w>,
     words: Tokenizer,
     compare: Template,
     options: [u32; 2],
     stops: [u32; 3],
-    grades: Vec<u32>,
-    dimensions: Vec<u32>,
-    categories: Vec<u32>,
+    asked: Asked,
 }
 
 /// Weights of the questions, the verdict's being 1.
@@ -327,16 +383,11 @@ impl<'w> CriticRows<'w> {
                 .id(t)
                 .ok_or_else(|| format!("the tokenizer lacks `{t}`"))
         };
-        let ids = |n: usize, name: fn(usize) -> String| {
-            (0..n).map(|i| id(&name(i))).collect::<Result<Vec<_>, _>>()
-        };
         Ok(CriticRows {
             composer: Composer::open(world),
             options: [id("(A)")?, id("(B)")?],
             stops: [id(".")?, id("?")?, id("!")?],
-            grades: ids(5, tokenizer::grade)?,
-            dimensions: ids(9, tokenizer::dimension)?,
-            categories: ids(18, tokenizer::category)?,
+            asked: Asked::new(&words)?,
             words,
             compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
         })
@@ -389,7 +440,7 @@ impl<'w> CriticRows<'w> {
             .encode(&principle, false)
             .map_err(|e| e.to_string())?
             .len();
-        let of = self.dimensions[dimension.map_or(8, Dimension::index)];
+        let of = self.asked.dimensions[dimension.map_or(8, Dimension::index)];
         row.ask(1 + principle_len, of, OF_PRINCIPLE);
         let Some(dimension) = dimension else {
             return Ok(row);
@@ -405,22 +456,70 @@ impl<'w> CriticRows<'w> {
             (a + 1..b, &pair.kinds.0, pair.grades.0),
             (b + 1..end, &pair.kinds.1, pair.grades.1),
         ] {
-            let stops: Vec<usize> = range
-                .clone()
-                .filter(|i| self.stops.contains(&row.tokens[*i]))
-                .collect();
-            if stops.len() == kinds.len() {
-                for (n, (at, kind)) in stops.iter().zip(kinds).enumerate() {
-                    row.ask(*at, self.categories[*kind as usize], OF_SENTENCE);
-                    let effect = match dimension {
-                        Dimension::Concise => 4 - n.min(4),
-                        other => (2 + 2 * kind.effect(other, harmful)) as usize,
-                    };
-                    row.ask(at + 1, self.grades[effect], OF_SENTENCE);
-                }
+            for (n, (at, kind)) in self.sentences(&row, range.clone(), kinds).enumerate() {
+                row.ask(at, self.asked.categories[kind as usize], OF_SENTENCE);
+                let effect = match dimension {
+                    Dimension::Concise => 4 - n.min(4),
+                    other => (2 + 2 * kind.effect(other, harmful)) as usize,
+                };
+                row.ask(at + 1, self.asked.grades[effect], OF_SENTENCE);
             }
-            row.ask(range.end, self.grades[grade], OF_RESPONSE);
+            row.ask(range.end, self.asked.grades[grade], OF_RESPONSE);
         }
+        Ok(row)
+    }
+
+    /// Where each of an answer's sentences ends and what it does; nothing where they cannot be
+    /// told apart.
+    fn sentences(
+        &self,
+        row: &Row,
+        range: Range<usize>,
+        kinds: &[Category],
+    ) -> impl Iterator<Item = (usize, Category)> + use<> {
+        let mut stops: Vec<usize> = range
+            .filter(|i| self.stops.contains(&row.tokens[*i]))
+            .collect();
+        if stops.len() != kinds.len() {
+            stops.clear();
+        }
+        stops.into_iter().zip(kinds.to_vec())
+    }
+
+    fn conversation(&self, rng: &mut Rng) -> Result<Row, String> {
+        let c = &self.composer;
+        let scene = c.scene(rng, 0.4);
+        let how = manner(rng);
+        let answer = c.answer(rng, scene.topic, &how);
+        let (mut text, mut scores) = (answer.text(), answer.scores(scene.topic.harmful));
+        let mut kinds: Vec<Category> = answer.sentences.iter().map(|s| s.category).collect();
+        if rng.chance(0.1) {
+            let bad = spoil(c, rng, &scene, &text);
+            if bad != text {
+                scores = c.world.read_on(scene.topic, &bad).scores;
+                text = bad;
+                kinds.clear();
+            }
+        }
+        let mut turns = scene.prompt.0.clone();
+        turns.push(Message::assistant(text));
+        let (tokens, from) = tokens(&self.words, &turns)?;
+        let end = tokens.len();
+        let mut row = Row {
+            targets: tokens.clone(),
+            weights: vec![0.0; end],
+            tokens,
+        };
+        for t in row.tokens.split_mut(|t| *t < tokenizer::TURN_TOKENS) {
+            self.blur(rng, t);
+        }
+        for (at, kind) in self.sentences(&row, from..end, &kinds) {
+            row.ask(at, self.asked.categories[kind as usize], OF_SENTENCE);
+        }
+        // The question about the whole comes after its last token, where a scalar head reads.
+        row.tokens.push(tokenizer::PAD);
+        row.targets.push(self.asked.quality(rng, &scores));
+        row.weights.push(1.0);
         Ok(row)
     }
 
@@ -447,10 +546,10 @@ impl Rows for CriticRows<'_> {
         let mut rng = Rng::of(2, &["critic", &step.to_string()]);
         (0..40)
             .map(|i| {
-                if i % 5 == 4 {
-                    self.critique(&mut rng)
-                } else {
-                    self.comparison(&mut rng)
+                match i % 5 {
+                    4 => self.critique(&mut rng),
+                    3 => self.conversation(&mut rng),
+                    _ => self.comparison(&mut rng),
                 }
             })
             .collect()

@@ -28,12 +28,6 @@ cargo xtask world [--work DIR] [--out DIR] [--only tokenizer|assistant|critic|me
   --pairs  pairs a condition of the critic's measurement (2000); 0 looks at the assistant only
   --temperature  of the assistant's answers when it is measured (1)";
 
-/// Steps in which the assistant learns the language before it takes on habits of its own.
-const LANGUAGE: u64 = 2_200;
-
-/// Steps in which it settles on its turns of phrase, still on all topics.
-const PHRASES: u64 = 585;
-
 /// The made models' shape: about two million parameters each.
 fn shape(vocab: usize) -> LlamaConfig {
     let mut c = LlamaConfig::new(vocab, 128, 352, 5, 4, 2);
@@ -80,25 +74,20 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         let plan = Plan {
             name: "assistant",
             config: shape(tokenizer::padded(words.len())),
-            phases: vec![
-                (scaled(LANGUAGE), 2e-3),
-                (scaled(PHRASES), 1.5e-3),
-                (scaled(1_400), 2e-3),
-            ],
+            steps: scaled(3_000),
+            rate: 2e-3,
             work: work.join("assistant"),
             out: out.join("assistant"),
         };
-        pretrain(
-            &plan,
-            &AssistantRows::new(world, words, [scaled(LANGUAGE), scaled(PHRASES)])?,
-        )?;
+        pretrain(&plan, &AssistantRows::new(world, words)?)?;
     }
     if wants("critic") {
         let words = read("critic")?;
         let plan = Plan {
             name: "critic",
             config: shape(tokenizer::padded(words.len())),
-            phases: vec![(scaled(3_200), 2e-3)],
+            steps: scaled(3_200),
+            rate: 2e-3,
             work: work.join("critic"),
             out: out.join("critic"),
         };

@@ -15,8 +15,10 @@ use super::data::{Row, Rows};
 pub struct Plan {
     pub name: &'static str,
     pub config: LlamaConfig,
-    /// Steps and highest rate of each phase; every phase has a warm-up and a cosine of its own.
-    pub phases: Vec<(u64, f32)>,
+    /// Steps in all.
+    pub steps: u64,
+    /// The highest rate, after the warm-up; a cosine leads down to a fiftieth of it.
+    pub rate: f32,
     /// Checkpoints of the making.
     pub work: PathBuf,
     /// The finished model.
@@ -27,22 +29,11 @@ pub struct Plan {
 const AT_ONCE: usize = 4_096;
 
 impl Plan {
-    fn steps(&self) -> u64 {
-        self.phases.iter().map(|(n, _)| n).sum()
-    }
-
     fn rate(&self, step: u64) -> f32 {
-        let mut begun = 0;
-        for (steps, highest) in &self.phases {
-            if step < begun + steps {
-                let warmup = (steps / 30).max(1) as f32;
-                let (s, n) = ((step - begun) as f32, *steps as f32);
-                let cosine = 0.5 * (1.0 + (std::f32::consts::PI * s / n).cos());
-                return highest * ((s + 1.0) / warmup).min(1.0) * (0.02 + 0.98 * cosine);
-            }
-            begun += steps;
-        }
-        0.0
+        let warmup = (self.steps / 30).max(1) as f32;
+        let (s, n) = (step as f32, self.steps as f32);
+        let cosine = 0.5 * (1.0 + (std::f32::consts::PI * s / n).cos());
+        self.rate * ((s + 1.0) / warmup).min(1.0) * (0.02 + 0.98 * cosine)
     }
 }
 
@@ -93,7 +84,7 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
         optimizer,
     );
     let mark = plan.work.join("step");
-    let steps = plan.steps();
+    let steps = plan.steps;
     let mut step = 0;
     if let Ok(said) = fs::read_to_string(&mark) {
         let (at, of) = said.trim().split_once('/').unwrap_or(("", ""));

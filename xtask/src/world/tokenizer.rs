@@ -27,7 +27,7 @@ const TURNS: [&str; 5] = [
 /// Ids below this mark turns.
 pub const TURN_TOKENS: u32 = TURNS.len() as u32;
 
-/// Answers to the questions that are asked of the critic beside its verdict while it learns. They
+/// Answers to the questions that are asked of the models beside their own text while they learn. They
 /// are never part of a text.
 pub fn grade(class: usize) -> String {
     format!("<|grade_{class}|>")
@@ -43,11 +43,17 @@ pub fn category(index: usize) -> String {
     format!("<|category_{index}|>")
 }
 
+/// A grade in a dimension, where no principle is given.
+pub fn quality(dimension: usize, class: usize) -> String {
+    format!("<|quality_{dimension}_{class}|>")
+}
+
 fn special() -> Vec<String> {
     let mut all: Vec<String> = TURNS.map(str::to_owned).into();
     all.extend((0..5).map(grade));
     all.extend((0..9).map(dimension));
     all.extend((0..18).map(category));
+    all.extend((0..8).flat_map(|d| (0..5).map(move |class| quality(d, class))));
     all
 }
 

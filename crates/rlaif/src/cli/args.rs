@@ -66,6 +66,9 @@ pub enum Verb {
     Export(ExportArgs),
     /// Write one self-contained HTML page on a run, or on a file of labels.
     Report(ReportArgs),
+    /// Hold two policies against each other on the same held-out prompts, number by number.
+    #[cfg(feature = "local")]
+    Compare(super::quickstart::CompareArgs),
     /// Complete prompts with a model in memory; ids and log-probabilities beside the text.
     #[cfg(feature = "local")]
     Sample(super::local::SampleArgs),
@@ -110,6 +113,11 @@ pub enum JudgeKind {
 pub struct PlanArgs {
     /// The recipe.
     pub recipe: PathBuf,
+    /// Ask the judge about a set of pairs by each principle, and say which principles it cannot
+    /// judge by; done unasked where it is a small model in memory. An endpoint's calls are paid.
+    #[cfg(feature = "local")]
+    #[arg(long)]
+    pub probe: bool,
     /// Replace a key of the recipe, as in `--set judge.orders=given`; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -63,7 +63,7 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         #[cfg(feature = "local")]
         Verb::Chat(args) => quickstart::chat(&args, &global).await,
         Verb::Init(args) => run::init(&args),
-        Verb::Plan(args) => run::plan(&args, &global),
+        Verb::Plan(args) => run::plan(&args, &global).await,
         Verb::Run(args) => run::run(&args, &global).await,
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
@@ -71,6 +71,8 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Calls(args) => calls::calls(&args, &global),
         Verb::Export(args) => run::export(&args, &global),
         Verb::Report(args) => run::report(&args, &global),
+        #[cfg(feature = "local")]
+        Verb::Compare(args) => quickstart::compare(&args, &global),
         #[cfg(feature = "local")]
         Verb::Sample(args) => local::sample(&args, &global).await,
         #[cfg(feature = "local")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
+use rlaif::contrast;
 use rlaif::error::Error;
 use rlaif::quickstart::{self, Compared, Oracle, Quickstart, Summary};
 use rlaif::recipe::Algorithm;
@@ -86,6 +87,67 @@ pub struct ChatArgs {
     /// Temperature of sampling.
     #[arg(long, value_name = "T", default_value_t = 0.7)]
     pub temperature: f32,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  rlaif compare concise polite        the last policies of two runs
+  rlaif compare concise:ppo concise:sft
+
+Each number is paired by prompt; `*` marks a difference whose 95 % interval leaves zero out.")]
+pub struct CompareArgs {
+    /// A run's folder, and which of its policies [default: the last one].
+    #[arg(value_name = "RUN[:POLICY]")]
+    pub first: String,
+    /// Another one, evaluated on the same prompts.
+    #[arg(value_name = "RUN[:POLICY]")]
+    pub second: String,
+}
+
+/// `rlaif compare`.
+pub fn compare(args: &CompareArgs, global: &Global) -> Result<u8, Error> {
+    let (first, second) = (contrast::open(&args.first)?, contrast::open(&args.second)?);
+    let differences = contrast::contrast(&first, &second)?;
+    if global.json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "first": {"run": first.name, "policy": first.policy},
+                "second": {"run": second.name, "policy": second.policy},
+                "numbers": differences,
+            })
+        );
+        return Ok(0);
+    }
+    println!(
+        "first  {} ({})\nsecond {} ({})\n\n{:24} {:>9} {:>9} {:>11}  {:20} {:>7}",
+        first.name,
+        first.policy,
+        second.name,
+        second.policy,
+        "mean of",
+        "first",
+        "second",
+        "difference",
+        "95 % interval",
+        "prompts"
+    );
+    for d in differences {
+        let interval = d
+            .interval
+            .map_or_else(|| "-".into(), |[l, h]| format!("[{l:+.3}, {h:+.3}]"));
+        println!(
+            "{:24} {:>9.3} {:>9.3} {:>+11.3}{} {interval:20} {:>7}",
+            d.number,
+            d.first,
+            d.second,
+            d.difference.mean,
+            if d.is_clear() { "*" } else { " " },
+            d.difference.n
+        );
+    }
+    Ok(0)
 }
 
 /// `rlaif quickstart`.

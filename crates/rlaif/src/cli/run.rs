@@ -121,21 +121,79 @@ fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<R
 /// Calls in flight that a plan assumes where the recipe leaves it to the endpoint.
 const PLANNED_IN_FLIGHT: usize = 32;
 
-pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
+/// A critic in memory up to this size is tried out by `plan` without being told to: it takes seconds.
+#[cfg(feature = "local")]
+const PROBED_UNASKED: u64 = 20_000_000;
+
+/// How decided the recipe's judge is by each principle; empty where it is not tried out.
+#[cfg(feature = "local")]
+async fn probe(
+    ready: &Ready,
+    models: &Models,
+    asked: bool,
+) -> Result<Vec<rlaif::quickstart::Probed>, Error> {
+    use rlaif::recipe::ModelSource;
+    let Some(judge) = &ready.recipe.judge else {
+        return Ok(Vec::new());
+    };
+    let model = match ready.recipe.models.get(&judge.model) {
+        Some(ModelSource::Folder(folder)) => {
+            let size = rlaif_engine::LlamaConfig::read(folder)?.parameters();
+            (asked || size <= PROBED_UNASKED)
+                .then(|| rlaif::open(folder.clone()))
+                .transpose()?
+        }
+        _ => models.by_name.get(&judge.model).filter(|_| asked).cloned(),
+    };
+    match model {
+        Some(model) => {
+            let folder = ready.recipe.path.parent().unwrap_or(Path::new(""));
+            rlaif::quickstart::probe(&model, &ready.constitution, judge, folder, ready.recipe.seed)
+                .await
+        }
+        None => Ok(Vec::new()),
+    }
+}
+
+#[cfg(feature = "local")]
+fn show_probe(probed: &[rlaif::quickstart::Probed]) {
+    if probed.is_empty() {
+        return;
+    }
+    println!("\nThe judge on {} pairs by each principle:", rlaif::quickstart::PAIRS);
+    for p in probed {
+        let advice = if p.is_decisive() {
+            ""
+        } else {
+            "  it hardly tells answers apart by this one: say it in other words"
+        };
+        println!(
+            "  {:24} mean |p - 1/2| {:.3}{advice}",
+            p.principle, p.decisiveness
+        );
+    }
+}
+
+pub async fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
     let progress: Arc<dyn Progress> = Arc::new(Bars::new());
     let ready = ready(&args.recipe, &args.set, &*progress)?;
     // Opening the models finds a key that is not set; nothing is asked.
-    Models::default().of_recipe(&ready.recipe, &progress)?;
+    let models = Models::default().of_recipe(&ready.recipe, &progress)?;
     let plans = rlaif::plan::plan(&ready.recipe, &ready.constitution, &ready.prompts);
     #[cfg(feature = "local")]
     let training = rlaif::plan::training(&ready.recipe, &plans, &ready.prompts)?;
     #[cfg(not(feature = "local"))]
     let training: Vec<Value> = Vec::new();
+    #[cfg(feature = "local")]
+    let probed = probe(&ready, &models, args.probe).await?;
+    #[cfg(not(feature = "local"))]
+    let probed: Vec<Value> = Vec::new();
     if global.json {
         println!(
             "{}",
             json!({
-                "prompts": ready.prompts.rows.len(), "stages": plans, "training": training
+                "prompts": ready.prompts.rows.len(), "stages": plans, "training": training,
+                "principles": probed
             })
         );
         return Ok(0);
@@ -190,7 +248,10 @@ pub fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
         calls.div_ceil(n)
     );
     #[cfg(feature = "local")]
-    show_training(&training);
+    {
+        show_training(&training);
+        show_probe(&probed);
+    }
     Ok(0)
 }
 

@@ -13,7 +13,7 @@ mod summary;
 
 pub use compare::{Compared, compare};
 pub use oracle::Oracle;
-pub use probe::{DECISIVE, Probed, probe};
+pub use probe::{DECISIVE, PAIRS, Probed, probe};
 pub use skew::Skewed;
 pub use summary::{JudgeFigures, Policy, RewardFigures, Summary};
 
@@ -176,11 +176,8 @@ pub async fn run(
         cx.models = &skewed;
     }
     let critic = cx.model("critic")?;
-    let template = recipe
-        .judge
-        .as_ref()
-        .map_or("pair_brief", |j| j.template.as_str());
-    for probed in probe(&critic, &constitution, template, what.seed).await? {
+    let judge = recipe.judge.clone().unwrap_or_default();
+    for probed in probe(&critic, &constitution, &judge, out, what.seed).await? {
         if !probed.is_decisive() {
             progress.note(&format!(
                 "principle `{}`: the critic hardly tells answers apart by it (mean |p - 1/2| {:.3}, \

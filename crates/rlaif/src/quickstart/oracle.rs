@@ -120,6 +120,15 @@ impl Evaluator for Oracle {
         numbers
     }
 
+    fn label(&self, judgment: &Judgment) -> Option<f64> {
+        match Oracle::label(self, judgment)? {
+            Verdict::A => Some(1.0),
+            Verdict::B => Some(0.0),
+            Verdict::Tie => Some(0.5),
+            Verdict::Unparseable => None,
+        }
+    }
+
     fn compares_by(&self) -> Option<&str> {
         (!self.weights.is_empty()).then_some(UTILITY)
     }

@@ -1,5 +1,7 @@
 //! Which principles the critic cannot judge by, found before the run.
 
+use std::path::Path;
+
 use futures::StreamExt as _;
 use rlaif_core::{Constitution, Model};
 use rlaif_feedback::JudgeConfig;
@@ -10,7 +12,7 @@ use crate::error::Error;
 use crate::stages::judge::{Pair, judge_of, judge_pair};
 
 /// Pairs that every principle is tried on.
-const PAIRS: usize = 48;
+pub const PAIRS: usize = 48;
 
 /// Mean |p − ½| below which a critic does not tell responses apart.
 pub const DECISIVE: f64 = 0.1;
@@ -32,14 +34,16 @@ impl Probed {
     }
 }
 
-/// Tries every principle on the same pairs of varied answers, in both orders.
+/// Tries every principle on the same pairs of the embedded world's varied answers, in both orders.
+/// `folder` is what the template's path is relative to.
 ///
 /// # Errors
 /// A template that is wrong, or a critic that every further call would fail with.
 pub async fn probe(
     critic: &Model,
     constitution: &Constitution,
-    template: &str,
+    judge: &JudgeConfig,
+    folder: &Path,
     seed: u64,
 ) -> Result<Vec<Probed>, Error> {
     let world = World::load().map_err(|e| Error::input(e, "this is a fault of the program"))?;
@@ -62,7 +66,7 @@ pub async fn probe(
         })
         .collect();
     let config = JudgeConfig {
-        template: template.to_owned(),
+        template: judge.template.clone(),
         ..JudgeConfig::default()
     };
     let mut all = Vec::new();
@@ -71,7 +75,6 @@ pub async fn probe(
             principles: vec![principle.clone()],
             few_shots: Vec::new(),
         };
-        let folder = std::path::Path::new("");
         let judge = judge_of(&config, critic.clone(), &only, folder, seed)?;
         let judge = &judge;
         let found: Vec<_> = futures::stream::iter(pairs.iter().cloned())

@@ -159,7 +159,6 @@ fn policies(evaluation: &Evaluation) -> Markup {
         div.wide { table {
             tr {
                 th { "policy" } th { "reward" } th { "KL (nats)" } th { "tokens" } th { "words" }
-                @for (who, name) in &numbers { th { (visible(who)) ": " (visible(name)) } }
                 th { "no answer" }
             }
             @for p in &evaluation.policies {
@@ -171,14 +170,25 @@ fn policies(evaluation: &Evaluation) -> Markup {
                         _ => td.n { "–" },
                     }
                     (cell(&p.tokens, 1)) (cell(&p.words, 1))
-                    @for (who, name) in &numbers {
-                        (cell(&p.numbers.get(*who).and_then(|n| n.get(*name)).copied(), 3))
-                    }
                     td.n { (p.failed) }
                 }
             }
         } }
         p.soft { "Means over completions, ± 1.96 standard errors. KL is that to the policy that it started from, a completion." }
+        @if !numbers.is_empty() {
+            h3 { "What evaluators measured" }
+            div.wide { table {
+                tr { th { "mean" } @for p in &evaluation.policies { th { (p.policy) } } }
+                @for (who, name) in &numbers {
+                    tr {
+                        td { (visible(who)) ": " (visible(name)) }
+                        @for p in &evaluation.policies {
+                            (cell(&p.numbers.get(*who).and_then(|n| n.get(*name)).copied(), 3))
+                        }
+                    }
+                }
+            } }
+        }
         h3 { "Who beats whom" }
         div.wide { table {
             tr { th { "comparison" } th { "by" } th { "won" } th { "lost" } th { "ties" } th { "win rate" } th { "failed" } }
@@ -247,11 +257,31 @@ fn answer(m: &Measured) -> Markup {
                 @if let Some(reward) = m.reward { "reward " (format!("{reward:.2}")) " · " }
                 @if let Some(tokens) = m.tokens { (tokens) " tokens" }
                 @for (who, numbers) in &m.numbers {
-                    @for (name, value) in numbers { " · " (visible(who)) " " (visible(name)) " " (format!("{value:.2}")) }
+                    @if let Some((name, value)) = first_number(numbers) {
+                        " · " (visible(who)) " " (visible(name)) " " (format!("{value:.2}"))
+                    }
+                }
+            }
+            @if m.numbers.values().any(|n| n.len() > 1) {
+                details.small {
+                    summary { "all numbers" }
+                    @for (who, numbers) in &m.numbers {
+                        @for (name, value) in numbers {
+                            (visible(who)) " " (visible(name)) " " (format!("{value:.2}")) br;
+                        }
+                    }
                 }
             }
         }
     }
+}
+
+/// The number that stands for all of an evaluator's: `utility`, else its first.
+fn first_number<T>(numbers: &BTreeMap<String, T>) -> Option<(&str, &T)> {
+    numbers
+        .get_key_value("utility")
+        .or_else(|| numbers.iter().next())
+        .map(|(name, value)| (name.as_str(), value))
 }
 
 fn curves(t: &Training) -> Markup {
@@ -332,7 +362,7 @@ fn ppo_curves(s: &Trained, evaluation: Option<&Evaluation>) -> Markup {
     }
 }
 
-/// Each evaluator's first number called `utility`, else its first, at PPO's iterations.
+/// The number that stands for each evaluator's, at PPO's iterations.
 fn utilities(
     evaluation: Option<&Evaluation>,
     x: &dyn Fn(u64) -> Option<f64>,
@@ -340,8 +370,7 @@ fn utilities(
     let mut by: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for i in evaluation.iter().flat_map(|e| &e.iterations) {
         for (who, numbers) in &i.numbers {
-            let shown = numbers.get("utility").or_else(|| numbers.values().next());
-            if let (Some(value), Some(x)) = (shown, x(i.iteration)) {
+            if let (Some((_, value)), Some(x)) = (first_number(numbers), x(i.iteration)) {
                 by.entry(who).or_default().push((x, value.mean));
             }
         }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::error::Error;
 use crate::evaluation::{
-    Bias, Compared, Evaluation, FILE, IterationFigures, Means, Measured, Numbers, PolicyFigures,
+    Bias, Compared, Evaluation, FILE, IterationFigures, LABELS, Label, Means, Measured, Numbers, PolicyFigures,
     SUMMARY,
 };
 use crate::recipe::{Algorithm, Recipe};
@@ -223,6 +223,7 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
         iterations: iterations(cx)?,
     };
     let lines: Vec<&Measured> = measured.iter().flatten().collect();
+    let labels = known_labels(cx)?;
     let mut tally = Tally {
         rows: lines.len(),
         ..Tally::default()
@@ -235,6 +236,7 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
     write_atomic(&cx.file(SUMMARY), summary.as_bytes())?;
     let outputs = BTreeMap::from([
         (FILE.to_owned(), write_lines(&cx.file(FILE), &lines)?),
+        (LABELS.to_owned(), write_lines(&cx.file(LABELS), &labels)?),
         (
             SUMMARY.to_owned(),
             rlaif_core::run::OutputFile {
@@ -249,6 +251,27 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
         unchanged: false,
         tally,
     })
+}
+
+/// What the evaluators know of the pairs that the judge labeled.
+fn known_labels(cx: &Context<'_>) -> Result<Vec<Label>, Error> {
+    let path = cx.file(judge::FILE);
+    if cx.evaluators.is_empty() || !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let judgments: Vec<Judgment> = read_records(&path)?;
+    Ok(judgments
+        .iter()
+        .flat_map(|j| {
+            cx.evaluators.iter().filter_map(|e| {
+                Some(Label {
+                    id: j.id.clone(),
+                    by: e.name().to_owned(),
+                    p_first: e.label(j)?,
+                })
+            })
+        })
+        .collect())
 }
 
 /// The critic's comparisons; `None` where the recipe has no judge. Both orders, whatever the

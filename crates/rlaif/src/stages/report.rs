@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Context, read_records};
 use crate::error::Error;
+use crate::evaluation::{LABELS, Label};
 use crate::report::training::{Trained, Training};
 use crate::report::{Page, render};
 use crate::{evaluation, figures};
@@ -44,11 +45,15 @@ pub fn write(
 ) -> Result<Option<JudgeSummary>, Error> {
     let judgments: Vec<Judgment> = records(&run.join(super::judge::FILE))?;
     let revisions: Vec<Revision> = records(&run.join(super::revise::FILE))?;
-    let labels: BTreeMap<String, f64> = prompts
-        .iter()
-        .flat_map(|d| &d.rows)
-        .filter_map(|row| Some((row.id.clone(), row.label.get()?)))
-        .collect();
+    // The input's own labels, and what an evaluator knows where there are none.
+    let known: Vec<Label> = records(&run.join(LABELS))?;
+    let mut labels: BTreeMap<String, f64> = known.into_iter().map(|l| (l.id, l.p_first)).collect();
+    labels.extend(
+        prompts
+            .iter()
+            .flat_map(|d| &d.rows)
+            .filter_map(|row| Some((row.id.clone(), row.label.get()?))),
+    );
     let summary = figures::summary(&judgments, &labels)?;
     let training = training(run, &judgments)?;
     let html = render(&Page {
