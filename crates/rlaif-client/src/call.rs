@@ -39,6 +39,13 @@ pub(crate) struct Call {
     pub(crate) deadline: Duration,
 }
 
+impl Key {
+    /// In 32 hexadecimal digits.
+    pub(crate) fn hex(self) -> String {
+        self.0.iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
 impl Call {
     pub(crate) fn new(api: Api, fields: Map<String, Value>, cx: &CallContext) -> Self {
         // A map of strings to JSON values is always JSON.
@@ -86,6 +93,8 @@ pub(crate) struct Answer {
     pub(crate) usd: Option<f64>,
     /// It came from the journal: nothing was sent.
     pub(crate) recalled: bool,
+    /// It was asked for by an earlier process, whose journal counts it as lost.
+    pub(crate) adopted: bool,
 }
 
 /// How one attempt failed.

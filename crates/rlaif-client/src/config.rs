@@ -193,8 +193,18 @@ pub struct EndpointConfig {
     /// Price of its tokens.
     #[serde(default)]
     pub price: Option<Price>,
+    /// Ask by the provider's batch interface (OpenAI's Batch, Anthropic's Message Batches): half
+    /// the price, and up to a day for an answer.
+    #[serde(default)]
+    pub batch: bool,
+    /// Seconds between two questions how a batch stands.
+    #[serde(default = "default_poll_secs")]
+    pub batch_poll_secs: f64,
 }
 
+fn default_poll_secs() -> f64 {
+    30.0
+}
 fn default_timeout_secs() -> u64 {
     120
 }
@@ -297,6 +307,8 @@ impl EndpointConfig {
             headers: BTreeMap::new(),
             extra_body: serde_json::Map::new(),
             price: None,
+            batch: false,
+            batch_poll_secs: default_poll_secs(),
         }
         .normalized()
     }
@@ -323,6 +335,20 @@ impl EndpointConfig {
                 let key = "weight";
                 return Err(ClientError::Setting { key, expected, got });
             }
+        }
+        if !(self.batch_poll_secs > 0.0 && self.batch_poll_secs <= 3600.0) {
+            return Err(ClientError::Setting {
+                key: "batch_poll_secs",
+                expected: "a number above 0, at most 3600",
+                got: self.batch_poll_secs.to_string(),
+            });
+        }
+        if self.batch && !self.replicas.is_empty() {
+            return Err(ClientError::Setting {
+                key: "batch",
+                expected: "left out where there are replicas: a batch goes to one provider",
+                got: "true".into(),
+            });
         }
         for (key, got) in [
             ("timeout_secs", self.timeout_secs),

@@ -13,11 +13,12 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use crate::batch::{self, Batches};
 use crate::breaker::Breaker;
 use crate::budget::{Budget, Budgeted};
 use crate::call::{Answer, Call, Calls, Failure};
 use crate::choice::masses;
-use crate::config::{ClientError, EndpointConfig, Replica, key_in};
+use crate::config::{ClientError, EndpointConfig, Price, Replica, key_in};
 use crate::dialect::Dialect;
 use crate::journal::{Journal, Journalled};
 use crate::line::{Line, Shared};
@@ -48,6 +49,7 @@ pub struct Endpoint {
     model: OnceCell<String>,
     constrained: OnceCell<Option<Constraint>>,
     pool: Arc<Pool>,
+    batches: Option<Arc<Batches>>,
     calls: Retry,
     shared: Arc<Shared>,
     meter: Arc<Meter>,
@@ -71,10 +73,10 @@ const PROSE_TOKENS: u32 = 64;
 /// Tokens for a judge that was cut off before it chose: it reasons.
 const REASONING_TOKENS: u32 = 2048;
 
-/// The pool below an endpoint, shared with whoever asks for its width.
-struct Shares(Arc<Pool>);
+/// A layer below an endpoint, shared with whoever asks for its width.
+struct Shares<T>(Arc<T>);
 
-impl Calls for Shares {
+impl<T: Calls> Calls for Shares<T> {
     fn attempt<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Result<Answer, Failure>> {
         self.0.attempt(call)
     }
@@ -95,8 +97,15 @@ impl Endpoint {
     /// # Errors
     /// [`ClientError`]; [`ClientError::NoPrice`] for a budget of money and a model without a price.
     pub fn open_with(config: EndpointConfig, ledger: &Ledger) -> Result<Self, ClientError> {
-        let config = config.normalized()?;
+        let mut config = config.normalized()?;
         let api = config.api();
+        if config.batch {
+            let half = |p: Price| Price {
+                prompt_usd_per_mtok: p.prompt_usd_per_mtok * batch::DISCOUNT,
+                completion_usd_per_mtok: p.completion_usd_per_mtok * batch::DISCOUNT,
+            };
+            config.price = config.price.map(half);
+        }
         let id = match &config.model {
             Some(name) => ModelId::new(format!("{}#{name}", config.url)),
             None => ModelId::new(&config.url),
@@ -155,7 +164,19 @@ impl Endpoint {
             meter: Arc::clone(&meter),
             begun: Instant::now(),
         });
-        let mut calls: Box<dyn Calls> = Box::new(Shares(Arc::clone(&pool)));
+        let batches = match config.batch {
+            true => {
+                let key = key_in(config.api_key_env.as_ref())?;
+                let (pool, shared) = (Arc::clone(&pool), Arc::clone(&shared));
+                let opened = Batches::open(&config, key.as_ref(), pool, shared)?;
+                Some(Arc::new(opened))
+            }
+            false => None,
+        };
+        let mut calls: Box<dyn Calls> = match &batches {
+            Some(batches) => Box::new(Shares(Arc::clone(batches))),
+            None => Box::new(Shares(Arc::clone(&pool))),
+        };
         if let Some(journal) = &ledger.journal {
             calls = Box::new(Journalled {
                 inner: calls,
@@ -185,6 +206,7 @@ impl Endpoint {
             api,
             id,
             pool,
+            batches,
             calls,
             shared,
             meter,
@@ -206,7 +228,7 @@ impl Endpoint {
     #[must_use]
     pub fn now(&self) -> Now {
         Now {
-            in_flight: self.pool.in_flight(),
+            in_flight: self.pool.in_flight() + self.batches.as_ref().map_or(0, |b| b.waiting()),
             window: self.pool.width(),
             asleep: self.meter.sleeping(),
             latency_secs: self.meter.percentiles(),
@@ -218,6 +240,9 @@ impl Endpoint {
     /// sent once more, up to three windows.
     #[must_use]
     pub fn width(&self) -> usize {
+        if self.batches.is_some() {
+            return batch::WIDTH;
+        }
         let window = self.pool.width();
         window + self.meter.sleeping().min(3 * window)
     }
@@ -266,7 +291,10 @@ impl Endpoint {
         for (key, value) in &self.config.extra_body {
             fields.insert(key.clone(), value.clone());
         }
-        let call = Call::new(self.api, fields, cx);
+        let mut call = Call::new(self.api, fields, cx);
+        if self.batches.is_some() {
+            call.deadline = call.deadline.max(batch::DEADLINE);
+        }
         match self.calls.call(&call).await {
             Ok((answer, retries)) => {
                 let usage = Usage {

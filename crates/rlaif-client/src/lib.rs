@@ -3,13 +3,14 @@
 //! Main type: [`Endpoint`], a [`rlaif_core::LanguageModel`]. What is asked of it becomes calls,
 //! which pass through layers of one trait, a file each, from the outside in: `retry` asks again,
 //! `budget` holds money back, `journal` remembers, `pool` chooses a server and waits in its
-//! `window`, `line` speaks to it in the form that `wire` writes and reads. `dialect` is what an
+//! `window` (or `batch`, which gathers calls for a provider's batch interface), `line` speaks to it in the form that `wire` writes and reads. `dialect` is what an
 //! endpoint refuses, `choice` the reading of probabilities.
 //!
 //! Invariants: a failed call is a typed error and never a number; an answer from the journal costs
 //! nothing and takes no permit; every wait is bounded; a key comes from a named environment
 //! variable and reaches nothing but the request's header.
 
+mod batch;
 mod breaker;
 mod budget;
 mod call;

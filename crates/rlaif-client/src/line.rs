@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use rlaif_core::ModelError;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::call::{Answer, Call, Failure, FailureKind};
 use crate::config::{ClientError, EndpointConfig, Price, Secret};
@@ -54,11 +54,165 @@ impl Shared {
         }
     }
 
-    fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         let notice = lock(&self.notice).clone();
         if let Some(notice) = notice {
             notice(&format!("{}: {text}", self.name));
         }
+    }
+}
+
+/// A request as it leaves.
+pub(crate) struct Encoded {
+    /// Fields with the dialect applied, where that changed anything.
+    sent: Option<Map<String, Value>>,
+    /// What goes over the line.
+    pub(crate) body: Bytes,
+    /// Fields that the endpoint refuses.
+    pub(crate) lost: Vec<String>,
+}
+
+impl Shared {
+    /// What is sent for a call: its dialect applied, in the API's form.
+    pub(crate) fn encode(&self, call: &Call) -> Result<Encoded, Failure> {
+        let dialect = lock(&self.dialect).clone();
+        let encoded = if dialect.is_plain() && self.api == Api::Openai {
+            Encoded {
+                sent: None,
+                body: call.body.clone(),
+                lost: Vec::new(),
+            }
+        } else {
+            let mut fields = call.fields.clone();
+            let lost = dialect.apply(&mut fields);
+            let body = self.api.encode(fields.clone());
+            Encoded {
+                sent: Some(fields),
+                body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),
+                lost,
+            }
+        };
+        if self.must_bound && encoded.lost.iter().any(|f| f == "max_tokens") {
+            return Err(Failure::last(ModelError::Broken {
+                message: format!(
+                    "`{}` takes no limit on generated tokens, so that `--max-usd` cannot hold; run \
+                     without it, or with `--max-calls`",
+                    self.name
+                ),
+            }));
+        }
+        Ok(encoded)
+    }
+
+    /// A refusal of what was sent: `None` where it taught something, so that the same call may go
+    /// again without the field that was refused.
+    pub(crate) fn refused(
+        &self,
+        url: &str,
+        status: u16,
+        text: &str,
+        call: &Call,
+        encoded: &Encoded,
+    ) -> Option<Failure> {
+        if matches!(status, 400 | 422) {
+            if let Some(error) = context_too_long(text) {
+                return Some(Failure::last(error));
+            }
+            let sent = encoded.sent.as_ref().unwrap_or(&call.fields);
+            let news = lock(&self.dialect).learn(text, sent);
+            if news.is_some() {
+                self.tell(news);
+                return None;
+            }
+            // Another call in flight may have learned it between sending and refusal.
+            let mut again = call.fields.clone();
+            lock(&self.dialect).apply(&mut again);
+            if again != *sent {
+                return None;
+            }
+        }
+        Some(Failure::last(self.rejected(url, status, text, call)))
+    }
+
+    /// An answer that came with status 200.
+    pub(crate) fn read(
+        &self,
+        call: &Call,
+        request: Bytes,
+        response: Bytes,
+        lost: Vec<String>,
+    ) -> Result<Answer, Failure> {
+        let read = std::str::from_utf8(&response)
+            .map_err(|e| format!("the answer is no text ({e})"))
+            .map(|text| self.api.parse(text));
+        let reply = match read {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(unusable)) => {
+                self.meter.failure("unusable answer");
+                let mut failure = Failure::lost(unusable.message);
+                failure.may_be_charged = unusable.charged;
+                return Err(failure);
+            }
+            Err(message) => {
+                self.meter.failure("unusable answer");
+                return Err(Failure::lost(message));
+            }
+        };
+        let bound = call.bound();
+        if reply.prompt_tokens > bound.prompt_tokens
+            || (bound.completion_tokens > 0 && reply.completion_tokens > bound.completion_tokens)
+        {
+            self.tell_once(&format!(
+                "the server counted {} + {} tokens for a request of {} bytes that asked for at most \
+                 {}: its count cannot be right, and is what it may charge",
+                reply.prompt_tokens,
+                reply.completion_tokens,
+                bound.prompt_tokens,
+                bound.completion_tokens
+            ));
+        }
+        if !reply.counted {
+            self.tell_once(
+                "the server does not tell how many tokens it counted; upper bounds are charged to \
+                 the budget",
+            );
+        }
+        let usd = self
+            .price
+            .filter(|_| reply.counted)
+            .map(|price| price.usd(reply.prompt_tokens, reply.completion_tokens));
+        Ok(Answer {
+            reply,
+            request,
+            response,
+            lost,
+            usd,
+            recalled: false,
+            adopted: false,
+        })
+    }
+
+    fn rejected(&self, url: &str, status: u16, body: &str, call: &Call) -> ModelError {
+        let said = words(body);
+        let message = match (status, &self.key_env) {
+            (401 | 403, Some(variable)) => {
+                format!("the key in `{variable}` is not accepted: {said}")
+            }
+            (401 | 403, None) => {
+                format!("a key is wanted; name the variable that holds it (`api_key_env`): {said}")
+            }
+            (404, _) => format!(
+                "`{}` knows no model `{}`, or has no `{}`: {said}",
+                url,
+                call.fields
+                    .get("model")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default(),
+                self.api.path()
+            ),
+            _ => said,
+        };
+        ModelError::Rejected { status, message }
     }
 }
 
@@ -71,7 +225,7 @@ pub(crate) struct Line {
 }
 
 /// Headers with the key in them, and an HTTP client for one host.
-fn client(
+pub(crate) fn client(
     config: &EndpointConfig,
     url: &str,
     key: Option<&Secret>,
@@ -153,47 +307,19 @@ impl Line {
     /// sent again: nothing is charged for a refusal.
     pub(crate) async fn attempt(&self, call: &Call) -> Result<Answer, Failure> {
         loop {
-            let dialect = lock(&self.shared.dialect).clone();
-            let (sent, body, lost) = if dialect.is_plain() && self.shared.api == Api::Openai {
-                (None, call.body.clone(), Vec::new())
-            } else {
-                let mut fields = call.fields.clone();
-                let lost = dialect.apply(&mut fields);
-                let body = self.shared.api.encode(fields.clone());
-                let body = Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
-                (Some(fields), body, lost)
-            };
-            if self.shared.must_bound && lost.iter().any(|f| f == "max_tokens") {
-                return Err(Failure::last(ModelError::Broken {
-                    message: format!(
-                        "`{}` takes no limit on generated tokens, so that `--max-usd` cannot hold; \
-                         run without it, or with `--max-calls`",
-                        self.url
-                    ),
-                }));
-            }
-            let (status, text) = match self.send(body.clone()).await? {
-                Got::Answer(text) => return self.read(call, body, text, lost),
+            let encoded = self.shared.encode(call)?;
+            let (status, text) = match self.send(encoded.body.clone()).await? {
+                Got::Answer(text) => {
+                    return self.shared.read(call, encoded.body, text, encoded.lost);
+                }
                 Got::Refusal(status, text) => (status, text),
             };
-            if matches!(status, 400 | 422) {
-                if let Some(error) = context_too_long(&text) {
-                    return Err(Failure::last(error));
-                }
-                let sent = sent.as_ref().unwrap_or(&call.fields);
-                let news = lock(&self.shared.dialect).learn(&text, sent);
-                if news.is_some() {
-                    self.shared.tell(news);
-                    continue;
-                }
-                // Another call in flight may have learned it between sending and refusal.
-                let mut again = call.fields.clone();
-                lock(&self.shared.dialect).apply(&mut again);
-                if again != *sent {
-                    continue;
-                }
+            let refused = self
+                .shared
+                .refused(&self.url, status, &text, call, &encoded);
+            if let Some(failure) = refused {
+                return Err(failure);
             }
-            return Err(Failure::last(self.rejected(status, &text, call)));
         }
     }
 
@@ -243,63 +369,6 @@ impl Line {
         })
     }
 
-    fn read(
-        &self,
-        call: &Call,
-        request: Bytes,
-        response: Bytes,
-        lost: Vec<String>,
-    ) -> Result<Answer, Failure> {
-        let read = std::str::from_utf8(&response)
-            .map_err(|e| format!("the answer is no text ({e})"))
-            .map(|text| self.shared.api.parse(text));
-        let reply = match read {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(unusable)) => {
-                self.shared.meter.failure("unusable answer");
-                let mut failure = Failure::lost(unusable.message);
-                failure.may_be_charged = unusable.charged;
-                return Err(failure);
-            }
-            Err(message) => {
-                self.shared.meter.failure("unusable answer");
-                return Err(Failure::lost(message));
-            }
-        };
-        let bound = call.bound();
-        if reply.prompt_tokens > bound.prompt_tokens
-            || (bound.completion_tokens > 0 && reply.completion_tokens > bound.completion_tokens)
-        {
-            self.shared.tell_once(&format!(
-                "the server counted {} + {} tokens for a request of {} bytes that asked for at most \
-                 {}: its count cannot be right, and is what it may charge",
-                reply.prompt_tokens,
-                reply.completion_tokens,
-                bound.prompt_tokens,
-                bound.completion_tokens
-            ));
-        }
-        if !reply.counted {
-            self.shared.tell_once(
-                "the server does not tell how many tokens it counted; upper bounds are charged to \
-                 the budget",
-            );
-        }
-        let usd = self
-            .shared
-            .price
-            .filter(|_| reply.counted)
-            .map(|price| price.usd(reply.prompt_tokens, reply.completion_tokens));
-        Ok(Answer {
-            reply,
-            request,
-            response,
-            lost,
-            usd,
-            recalled: false,
-        })
-    }
-
     /// A transport error in words, with what to check; the URL holds no secret, the rest is left
     /// out.
     fn transport(&self, error: &reqwest::Error) -> Failure {
@@ -324,29 +393,6 @@ impl Line {
         }
         Failure::lost(format!("the connection to `{url}` broke ({cause})"))
     }
-
-    fn rejected(&self, status: u16, body: &str, call: &Call) -> ModelError {
-        let said = words(body);
-        let message = match (status, &self.shared.key_env) {
-            (401 | 403, Some(variable)) => {
-                format!("the key in `{variable}` is not accepted: {said}")
-            }
-            (401 | 403, None) => {
-                format!("a key is wanted; name the variable that holds it (`api_key_env`): {said}")
-            }
-            (404, _) => format!(
-                "`{}` knows no model `{}`, or has no `{}`: {said}",
-                self.url,
-                call.fields
-                    .get("model")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default(),
-                self.shared.api.path()
-            ),
-            _ => said,
-        };
-        ModelError::Rejected { status, message }
-    }
 }
 
 enum Got {
@@ -355,7 +401,7 @@ enum Got {
 }
 
 /// A server's words on one short line; what is no JSON is quoted as it is.
-fn words(body: &str) -> String {
+pub(crate) fn words(body: &str) -> String {
     match serde_json::from_str::<Value>(body) {
         Ok(value) => shorten(&error_text(&value)),
         Err(_) => shorten(body),

@@ -1,11 +1,13 @@
 //! An endpoint that stands in for a model's: its latency, faults, truth and bias are planted, and
 //! it counts what it did, so that a client's account can be held against its own.
 //!
-//! It speaks OpenAI's chat completions and Anthropic's Messages over HTTP/1.1 on one machine. A
+//! It speaks OpenAI's chat completions and Anthropic's Messages over HTTP/1.1 on one machine, and
+//! both providers' batch interfaces. A
 //! judge is asked with log-probabilities: it prefers the text with the greater `worth:N`, half a
 //! logit for each point, and leans by [`Plan::bias`] logits towards what it sees first. Asked for
 //! anything else it writes a sentence that depends on the request alone.
 
+mod batches;
 mod faults;
 mod http;
 mod judge;
@@ -41,6 +43,8 @@ pub struct Plan {
     pub seed: u64,
     /// Added to the tokens of every count: an endpoint that lies.
     pub lies_by: u64,
+    /// Time from a batch's submission to its end; absent: there is no batch interface.
+    pub batch: Option<Duration>,
 }
 
 impl Default for Plan {
@@ -53,6 +57,7 @@ impl Default for Plan {
             logprobs: true,
             seed: 0,
             lies_by: 0,
+            batch: None,
         }
     }
 }
@@ -85,6 +90,7 @@ struct State {
     in_flight: AtomicUsize,
     drawn: AtomicU64,
     account: Mutex<(Account, HashMap<u64, u32>)>,
+    desk: Mutex<batches::Desk>,
 }
 
 /// A running endpoint; it stops when dropped.
@@ -107,6 +113,7 @@ impl Standin {
             in_flight: AtomicUsize::new(0),
             drawn: AtomicU64::new(0),
             account: Mutex::default(),
+            desk: Mutex::default(),
         });
         let shared = Arc::clone(&state);
         let server = tokio::spawn(async move {
@@ -185,9 +192,17 @@ async fn serve(mut socket: TcpStream, state: Arc<State>) {
                 let account = serde_json::to_string(&state.account()).unwrap_or_default();
                 http::send(&mut socket, 200, "", &account).await
             }
-            _ => {
-                let body = r#"{"error":{"message":"there is no such path here"}}"#;
-                http::send(&mut socket, 404, "", body).await
+            (method, path) => {
+                let batch = state.plan.batch.is_some().then(|| {
+                    batches::answer(&state, method, path, &request.body)
+                });
+                match batch.flatten() {
+                    Some((status, body)) => http::send(&mut socket, status, "", &body).await,
+                    None => {
+                        let body = r#"{"error":{"message":"there is no such path here"}}"#;
+                        http::send(&mut socket, 404, "", body).await
+                    }
+                }
             }
         };
         if sent.is_err() {

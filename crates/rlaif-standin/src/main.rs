@@ -31,6 +31,9 @@ struct Args {
     /// Seed of the faults.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Have a batch interface, whose batches end after so many milliseconds.
+    #[arg(long)]
+    batch_ms: Option<u64>,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -45,6 +48,7 @@ async fn run(args: Args) -> std::io::Result<()> {
         logprobs: !args.no_logprobs,
         seed: args.seed,
         lies_by: 0,
+        batch: args.batch_ms.map(Duration::from_millis),
     };
     let standin = Standin::start(plan, args.port).await?;
     println!("{}", standin.url());

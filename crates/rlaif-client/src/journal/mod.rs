@@ -23,11 +23,12 @@ use rlaif_core::{BoxFuture, ModelError};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::call::{Answer, Call, Calls, Failure};
+use crate::call::{Answer, Call, Calls, Failure, Key};
 use crate::config::Price;
 use crate::meter::{Meter, lock};
 use crate::wire::Api;
 
+pub(crate) use read::OpenBatch;
 pub use read::{Account, Entry, Filter, JournalReader, State};
 use store::{Attempt, Message, Settled};
 
@@ -253,6 +254,40 @@ impl Journal {
         }
     }
 
+    /// Batches that were submitted and not collected yet.
+    pub(crate) fn batches(&self, model: &str) -> Vec<OpenBatch> {
+        read::batches(&lock(&self.reader), model).unwrap_or_default()
+    }
+
+    /// Keeps a batch, by its token, before it is submitted.
+    pub(crate) async fn batch_begins(
+        &self,
+        model: Arc<str>,
+        token: String,
+        keys: Vec<Key>,
+    ) -> Result<(), ModelError> {
+        self.commit(|done| Message::BatchBegins {
+            model,
+            token,
+            keys,
+            done,
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Keeps the name that the provider gave it.
+    pub(crate) async fn batch_named(&self, token: String, name: String) -> Result<(), ModelError> {
+        self.commit(|done| Message::BatchNamed { token, name, done })
+            .await
+            .map(|_| ())
+    }
+
+    /// Forgets a batch whose answers are all kept, or that was never made.
+    pub(crate) fn batch_ended(&self, token: String) {
+        self.send(Message::BatchEnded { token });
+    }
+
     /// What was learned of a model's dialect by an earlier process, as JSON.
     pub(crate) fn dialect(&self, model: &str) -> Option<String> {
         read::dialect(&lock(&self.reader), model).ok().flatten()
@@ -359,6 +394,7 @@ impl Journalled {
                     usd: answer.usd,
                     counted: answer.reply.counted,
                     lost: answer.lost.join(","),
+                    adopted: answer.adopted,
                     request: answer.request.clone(),
                     response: answer.response.clone(),
                     attempt,
@@ -428,6 +464,7 @@ impl Calls for Journalled {
                 .collect(),
             usd: found.usd,
             recalled: true,
+            adopted: false,
         }))
     }
 

@@ -34,6 +34,42 @@ pub struct Account {
     pub unpriced: u64,
 }
 
+/// A batch that was submitted and not collected.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct OpenBatch {
+    /// Our name for it.
+    pub(crate) token: String,
+    /// The provider's; `None` where the process ended before it heard of it.
+    pub(crate) name: Option<String>,
+    /// The calls in it.
+    pub(crate) keys: Vec<Key>,
+}
+
+/// Batches of a model, the oldest first.
+pub(super) fn batches(connection: &Connection, model: &str) -> rusqlite::Result<Vec<OpenBatch>> {
+    let mut list = connection.prepare(
+        "SELECT token, name FROM batches
+         WHERE model = (SELECT id FROM models WHERE name = ?1) ORDER BY at, token",
+    )?;
+    let mut keys = connection.prepare("SELECT key FROM batched WHERE token = ?1")?;
+    let open = list.query_map([model], |row| {
+        Ok(OpenBatch {
+            token: row.get(0)?,
+            name: row.get(1)?,
+            keys: Vec::new(),
+        })
+    })?;
+    open.map(|batch| {
+        let mut batch = batch?;
+        let found = keys.query_map([&batch.token], |row| row.get::<_, Vec<u8>>(0))?;
+        for key in found {
+            batch.keys.extend(key?.try_into().ok().map(Key));
+        }
+        Ok(batch)
+    })
+    .collect()
+}
+
 /// How a call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -44,6 +44,14 @@ CREATE TABLE calls(
 CREATE INDEX calls_key ON calls(key);
 ";
 
+/// Batches under way at the provider; journals of before have none. `name` is the provider's, absent
+/// where the process ended between submitting and hearing of it.
+const BATCHES: &str = "
+CREATE TABLE IF NOT EXISTS batches(
+  token TEXT PRIMARY KEY, model INTEGER NOT NULL, at INTEGER NOT NULL, name TEXT);
+CREATE TABLE IF NOT EXISTS batched(token TEXT NOT NULL, key BLOB NOT NULL);
+";
+
 /// What every attempt is known by.
 #[derive(Clone)]
 pub(super) struct Attempt {
@@ -64,6 +72,8 @@ pub(super) struct Settled {
     pub(super) usd: Option<f64>,
     pub(super) counted: bool,
     pub(super) lost: String,
+    /// An earlier process asked for it, and its attempt is on record as lost.
+    pub(super) adopted: bool,
     pub(super) request: Bytes,
     pub(super) response: Bytes,
 }
@@ -93,6 +103,20 @@ pub(super) enum Message {
     Dialect {
         model: String,
         dialect: String,
+    },
+    BatchBegins {
+        model: Arc<str>,
+        token: String,
+        keys: Vec<Key>,
+        done: Done,
+    },
+    BatchNamed {
+        token: String,
+        name: String,
+        done: Done,
+    },
+    BatchEnded {
+        token: String,
     },
 }
 
@@ -142,6 +166,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
             ))
             .map_err(fault)?;
     }
+    connection.execute_batch(BATCHES).map_err(fault)?;
     // What an earlier process left in flight: answered or not, nobody knows.
     connection
         .execute_batch(&format!(
@@ -152,8 +177,23 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
              DELETE FROM intents; COMMIT;"
         ))
         .map_err(fault)?;
+    // A batch is done with when the answers to all its calls are kept.
+    connection
+        .execute_batch(
+            "DELETE FROM batched WHERE key IN (SELECT key FROM calls WHERE state = 0);
+             DELETE FROM batches WHERE token NOT IN (SELECT token FROM batched);",
+        )
+        .map_err(fault)?;
+    // What waits in a batch is not lost: it is charged when it is collected.
+    connection
+        .execute(&format!("{UNCHARGED} AND key IN (SELECT key FROM batched)"), [])
+        .map_err(fault)?;
     Ok(connection)
 }
+
+/// Takes the charge off attempts that were on record as lost.
+const UNCHARGED: &str = "UPDATE calls SET charge = 0, prompt_tokens = 0, completion_tokens = 0, \
+     usd = NULL WHERE state = 1 AND charge = 2";
 
 /// Why an intent of an ended process counts as failed.
 const KILLED: &str = "the process ended before the answer was kept";
@@ -210,7 +250,10 @@ pub(super) fn write(mut connection: Connection, path: &Path, receiver: &Receiver
 
 fn tell(message: Message, result: Result<i64, Arc<JournalError>>) {
     match message {
-        Message::Intent { done, .. } | Message::Answered { done, .. } => {
+        Message::Intent { done, .. }
+        | Message::Answered { done, .. }
+        | Message::BatchBegins { done, .. }
+        | Message::BatchNamed { done, .. } => {
             let _ = done.send(result);
         }
         _ => {}
@@ -324,7 +367,37 @@ impl Writing {
                 ])?;
                 let id = tx.last_insert_rowid();
                 remove(tx, settled.intent)?;
+                if settled.adopted {
+                    tx.prepare_cached(&format!("{UNCHARGED} AND key = ?1"))?
+                        .execute([&attempt.key.0[..]])?;
+                }
                 Ok(id)
+            }
+            Message::BatchBegins {
+                model, token, keys, ..
+            } => {
+                let id = self.model(tx, model)?;
+                tx.execute(
+                    "INSERT INTO batches(token, model, at) VALUES (?1, ?2, ?3)",
+                    params![token, id, unix_ms()],
+                )?;
+                let mut insert = tx.prepare_cached("INSERT INTO batched VALUES (?1, ?2)")?;
+                for key in keys {
+                    insert.execute(params![token, &key.0[..]])?;
+                }
+                Ok(id)
+            }
+            Message::BatchNamed { token, name, .. } => {
+                tx.execute(
+                    "UPDATE batches SET name = ?2 WHERE token = ?1",
+                    params![token, name],
+                )?;
+                Ok(0)
+            }
+            Message::BatchEnded { token } => {
+                tx.execute("DELETE FROM batched WHERE token = ?1", [token])?;
+                tx.execute("DELETE FROM batches WHERE token = ?1", [token])?;
+                Ok(0)
             }
             Message::Failed {
                 intent,

@@ -184,6 +184,10 @@ pub struct EndpointArgs {
     /// `openai` or `anthropic` [default: told by the host].
     #[arg(long, value_name = "API")]
     pub api: Option<String>,
+    /// Ask by the provider's batch interface: half the price, up to a day for an answer. Leave by
+    /// Ctrl-C twice; the same command collects what came.
+    #[arg(long)]
+    pub batch: bool,
     /// Requests a minute at each server, at most.
     #[arg(long, value_name = "N")]
     pub requests_per_min: Option<u64>,

@@ -165,6 +165,7 @@ impl Models {
         config.timeout_secs = args.timeout;
         config.draws = args.draws;
         config.concurrency = args.concurrency;
+        config.batch = args.batch;
         config.requests_per_min = args.requests_per_min;
         config.tokens_per_min = args.tokens_per_min;
         config.api = match args.api.as_deref() {
