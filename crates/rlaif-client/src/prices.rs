@@ -145,10 +145,13 @@ mod tests {
         let prices = prices.with_file(&file).unwrap();
         let quote = prices.quote("http://localhost:8000/v1", "gpt-4o").unwrap();
         assert_eq!(quote.price.completion_usd_per_mtok, 2.0);
-        let versions = "[[prices]]\nhost = \"localhost\"\nmodels = { \"m-5\" = [1, 1], \"m-5-5\" = [2, 2] }\n";
+        let versions =
+            "[[prices]]\nhost = \"localhost\"\nmodels = { \"m-5\" = [1, 1], \"m-5-5\" = [2, 2] }\n";
         std::fs::write(&file, versions).unwrap();
         let newer = Prices::shipped().unwrap().with_file(&file).unwrap();
-        let quote = newer.quote("http://localhost/v1", "m-5-5-20261001").unwrap();
+        let quote = newer
+            .quote("http://localhost/v1", "m-5-5-20261001")
+            .unwrap();
         assert_eq!(quote.price.prompt_usd_per_mtok, 2.0);
         std::fs::write(&file, mine.replace("2.0", "-2.0")).unwrap();
         let error = Prices::shipped().unwrap().with_file(&file).unwrap_err();

@@ -53,7 +53,9 @@ fn context(row: usize) -> CallContext {
 
 async fn write(endpoint: &Endpoint, row: usize) -> Result<Completion, ModelError> {
     let request = SampleRequest {
-        messages: Arc::from(vec![Message::user(format!("Row {row}, \"quoted\"\nand {{broken}}"))]),
+        messages: Arc::from(vec![Message::user(format!(
+            "Row {row}, \"quoted\"\nand {{broken}}"
+        ))]),
         prefill: None,
         sampling: Sampling {
             max_new_tokens: 8,
@@ -77,17 +79,26 @@ async fn answers_come_as_from_direct_calls_at_half_the_price() {
         let endpoint = Endpoint::open_with(config(&standin, api), &ledger).unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&said);
-        endpoint.on_notice(Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())));
+        endpoint.on_notice(Arc::new(move |text| {
+            heard.lock().unwrap().push(text.to_owned())
+        }));
         let wanted = join_all((0..40).map(|row| write(&direct, row))).await;
         let found = join_all((0..40).map(|row| write(&endpoint, row))).await;
         for (w, f) in wanted.iter().zip(&found) {
             assert_eq!(w.as_ref().unwrap().text, f.as_ref().unwrap().text);
         }
         // One call goes directly, at the full price; 39 in one batch, at half of it.
-        let batches = said.lock().unwrap().iter().filter(|s| s.contains("submitted")).count();
+        let batches = said
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|s| s.contains("submitted"))
+            .count();
         assert_eq!(batches, 1, "{:?}", said.lock().unwrap());
         let usd = |all: &[Result<Completion, ModelError>]| -> f64 {
-            all.iter().map(|c| c.as_ref().unwrap().usage.usd.unwrap()).sum()
+            all.iter()
+                .map(|c| c.as_ref().unwrap().usage.usd.unwrap())
+                .sum()
         };
         let each = usd(&wanted) / 40.0;
         assert!((usd(&found) / each - 20.5).abs() < 0.2, "{api:?}");
@@ -107,7 +118,11 @@ async fn a_batch_outlives_its_process_and_is_paid_for_once() {
             let endpoint = Endpoint::open_with(config(&standin, api), &ledger).unwrap();
             let all = join_all((0..30).map(|row| write(&endpoint, row)));
             // Submitted after two seconds of quiet, ended after four more: given up in between.
-            assert!(tokio::time::timeout(Duration::from_secs(4), all).await.is_err());
+            assert!(
+                tokio::time::timeout(Duration::from_secs(4), all)
+                    .await
+                    .is_err()
+            );
         }
         // A process that ends lets go of the journal; here the desk's task has to be done with it.
         let path = folder.path().join("calls.sqlite");
@@ -122,7 +137,11 @@ async fn a_batch_outlives_its_process_and_is_paid_for_once() {
         let found = join_all((0..30).map(|row| write(&endpoint, row))).await;
         assert!(found.iter().all(Result::is_ok), "{found:?}");
         let theirs = standin.account();
-        assert_eq!((theirs.answered, theirs.repeated), (30, 0), "{api:?} {theirs:?}");
+        assert_eq!(
+            (theirs.answered, theirs.repeated),
+            (30, 0),
+            "{api:?} {theirs:?}"
+        );
         let account = ledger.journal.as_ref().unwrap().account().unwrap();
         assert_eq!((account.answered, account.unsettled), (30, 0));
         assert_eq!(account.prompt_tokens, theirs.prompt_tokens);

@@ -26,7 +26,12 @@ struct Batch {
 }
 
 /// The answer to a request on a path of a batch interface; `None` for any other path.
-pub(crate) fn answer(state: &State, method: &str, path: &str, body: &[u8]) -> Option<(u16, String)> {
+pub(crate) fn answer(
+    state: &State,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Option<(u16, String)> {
     let plan = &state.plan;
     let mut desk = state
         .desk

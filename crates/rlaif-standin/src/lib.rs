@@ -193,9 +193,11 @@ async fn serve(mut socket: TcpStream, state: Arc<State>) {
                 http::send(&mut socket, 200, "", &account).await
             }
             (method, path) => {
-                let batch = state.plan.batch.is_some().then(|| {
-                    batches::answer(&state, method, path, &request.body)
-                });
+                let batch = state
+                    .plan
+                    .batch
+                    .is_some()
+                    .then(|| batches::answer(&state, method, path, &request.body));
                 match batch.flatten() {
                     Some((status, body)) => http::send(&mut socket, status, "", &body).await,
                     None => {

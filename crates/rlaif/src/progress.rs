@@ -1,6 +1,6 @@
 //! What a run tells whoever watches it. The library prints nothing; the binary draws bars.
 
-use rlaif_core::Outcome;
+use rlaif_core::{Judgment, Outcome};
 
 /// A listener to a run. Methods may be called from any thread.
 pub trait Progress: Send + Sync {
@@ -8,6 +8,8 @@ pub trait Progress: Send + Sync {
     fn start(&self, stage: &str, total: usize, done: usize);
     /// A row ended.
     fn row(&self, outcome: Outcome);
+    /// A row that ended is a judgment.
+    fn judged(&self, _: &Judgment) {}
     /// The stage ended.
     fn finish(&self, stage: &str);
     /// Something worth knowing, once.

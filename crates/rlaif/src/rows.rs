@@ -25,6 +25,10 @@ pub trait Ended: Serialize + DeserializeOwned + Send {
     fn error(&self) -> Option<String>;
     /// What it cost.
     fn cost(&self) -> rlaif_core::Cost;
+    /// The judgment, where it is one.
+    fn judgment(&self) -> Option<&Judgment> {
+        None
+    }
 }
 
 macro_rules! ended {
@@ -45,6 +49,10 @@ macro_rules! ended {
 ended!(Candidate, Critique, Revision);
 
 impl Ended for Judgment {
+    fn judgment(&self) -> Option<&Judgment> {
+        Some(self)
+    }
+
     fn outcome(&self) -> Outcome {
         self.outcome
     }
@@ -218,6 +226,9 @@ where
                 let outcome = record.outcome();
                 log.append(&key, &record)?;
                 *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
+                if let Some(judgment) = record.judgment() {
+                    options.progress.judged(judgment);
+                }
                 options.progress.row(outcome);
                 if outcome == Outcome::Failed {
                     failed_first += 1;

@@ -5,8 +5,8 @@ use std::ops::Range;
 use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
-use rlaif_world::{Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use,
-    World,
+use rlaif_world::{
+    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use, World,
 };
 
 use super::tokenizer;
@@ -185,9 +185,7 @@ impl<'w> AssistantRows<'w> {
             .collect();
         // The answer, the critique's request, the critique, the revision's request, the revision.
         if let [.., answered, request, critique, revision, _] = ends[..] {
-            let quality = self
-                .asked
-                .quality(rng, &answer.scores(scene.topic.harmful));
+            let quality = self.asked.quality(rng, &answer.scores(scene.topic.harmful));
             row.ask(answered + 1, quality, OF_PRINCIPLE);
             for at in [request, critique, revision] {
                 row.ask(at + 1, self.asked.dimensions[d.index()], OF_PRINCIPLE / 2.0);
@@ -333,7 +331,10 @@ impl Asked {
                 .ok_or_else(|| format!("the tokenizer lacks `{t}`"))
         };
         Ok(Asked {
-            grades: (0..5).map(tokenizer::grade).map(id).collect::<Result<_, _>>()?,
+            grades: (0..5)
+                .map(tokenizer::grade)
+                .map(id)
+                .collect::<Result<_, _>>()?,
             dimensions: (0..9)
                 .map(tokenizer::dimension)
                 .map(id)
@@ -545,12 +546,10 @@ impl Rows for CriticRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
         let mut rng = Rng::of(2, &["critic", &step.to_string()]);
         (0..40)
-            .map(|i| {
-                match i % 5 {
-                    4 => self.critique(&mut rng),
-                    3 => self.conversation(&mut rng),
-                    _ => self.comparison(&mut rng),
-                }
+            .map(|i| match i % 5 {
+                4 => self.critique(&mut rng),
+                3 => self.conversation(&mut rng),
+                _ => self.comparison(&mut rng),
             })
             .collect()
     }

@@ -142,11 +142,15 @@ impl Batches {
         let text = || String::from_utf8_lossy(&line.body).into_owned();
         match line.status {
             200..300 => {
-                let read = self.shared.read(call, encoded.body, line.body, encoded.lost);
+                let read = self
+                    .shared
+                    .read(call, encoded.body, line.body, encoded.lost);
                 read.map(|answer| Answer { adopted, ..answer })
             }
             408 | 409 | 425 | 429 | 500..=599 => {
-                self.shared.meter.failure(&format!("status {}", line.status));
+                self.shared
+                    .meter
+                    .failure(&format!("status {}", line.status));
                 Err(Failure::passing(format!(
                     "status {} in the batch: {}",
                     line.status,
@@ -261,10 +265,7 @@ impl Desk {
             let name = match batch.name {
                 Some(name) => Some(name),
                 None => {
-                    let found = self
-                        .service
-                        .find(&batch.token, batch.keys.len())
-                        .await;
+                    let found = self.service.find(&batch.token, batch.keys.len()).await;
                     match found {
                         Ok(found) => found,
                         Err(failure) => {
@@ -392,8 +393,10 @@ impl Desk {
             let ended = match status {
                 Ok(Status::Ended) => self.service.results(&open.name).await,
                 Ok(Status::Gone(why)) => {
-                    self.shared
-                        .say(&format!("batch `{}`: {why}; its calls are asked again", open.name));
+                    self.shared.say(&format!(
+                        "batch `{}`: {why}; its calls are asked again",
+                        open.name
+                    ));
                     if let Some(journal) = &self.journal {
                         journal.batch_ended(open.token);
                     }

@@ -64,8 +64,9 @@ impl Service {
     async fn json(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
         let (status, body) = self.ask(request).await?;
         if (200..300).contains(&status) {
-            return serde_json::from_slice(&body)
-                .map_err(|e| Failure::passing(format!("the batch interface answers no JSON ({e})")));
+            return serde_json::from_slice(&body).map_err(|e| {
+                Failure::passing(format!("the batch interface answers no JSON ({e})"))
+            });
         }
         let said = words(&String::from_utf8_lossy(&body));
         let message = format!("the batch interface of `{}` says: {said}", self.url);
@@ -277,7 +278,9 @@ impl Service {
             return Ok(body);
         }
         let said = words(&String::from_utf8_lossy(&body));
-        Err(Failure::passing(format!("the answers of the batch: {said}")))
+        Err(Failure::passing(format!(
+            "the answers of the batch: {said}"
+        )))
     }
 }
 
@@ -307,7 +310,10 @@ fn openai_line(value: &Value) -> Option<Line> {
     if let Some(response) = value.get("response").filter(|r| !r.is_null()) {
         return Some(Line {
             id,
-            status: response.get("status_code").and_then(Value::as_u64).unwrap_or(200) as u16,
+            status: response
+                .get("status_code")
+                .and_then(Value::as_u64)
+                .unwrap_or(200) as u16,
             body: response.get("body")?.to_string().into(),
         });
     }
@@ -315,7 +321,11 @@ fn openai_line(value: &Value) -> Option<Line> {
     Some(Line {
         id,
         status: 408,
-        body: value.get("error").map(Value::to_string).unwrap_or_default().into(),
+        body: value
+            .get("error")
+            .map(Value::to_string)
+            .unwrap_or_default()
+            .into(),
     })
 }
 
@@ -372,7 +382,10 @@ mod tests {
             anthropic_line,
             r#"{"custom_id":"ab","result":{"type":"succeeded","message":{"content":[]}}}"#,
         );
-        assert_eq!((good.status, &good.body[..]), (200, &br#"{"content":[]}"#[..]));
+        assert_eq!(
+            (good.status, &good.body[..]),
+            (200, &br#"{"content":[]}"#[..])
+        );
         let bad = read(
             anthropic_line,
             r#"{"custom_id":"ab","result":{"type":"errored","error":{"type":"error","error":{"type":"invalid_request_error","message":"no"}}}}"#,

@@ -186,7 +186,10 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
         .map_err(fault)?;
     // What waits in a batch is not lost: it is charged when it is collected.
     connection
-        .execute(&format!("{UNCHARGED} AND key IN (SELECT key FROM batched)"), [])
+        .execute(
+            &format!("{UNCHARGED} AND key IN (SELECT key FROM batched)"),
+            [],
+        )
         .map_err(fault)?;
     Ok(connection)
 }

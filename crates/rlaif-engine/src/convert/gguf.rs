@@ -79,7 +79,7 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Gguf, EngineError> {
         _ => 32,
     };
     let data = b.at.div_ceil(alignment) * alignment;
-    let config = config(&meta, &infos, path)?;
+    let mut config = config(&meta, &infos, path)?;
     let mut types: BTreeMap<String, usize> = BTreeMap::new();
     let mut tensor = |name: &str, rows: usize, cols: usize| -> Result<Vec<f32>, EngineError> {
         let info = infos
@@ -132,6 +132,11 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Gguf, EngineError> {
         }
         Ok(values)
     };
+    if let RopeScaling::Llama3 { factor, .. } = &mut config.rope_scaling {
+        // Each frequency's divisor: 1 for the fast ones, the whole factor for the slow ones.
+        let divisors = tensor("rope_freqs.weight", 1, config.head_dim / 2)?;
+        *factor = f64::from(divisors.into_iter().fold(1.0, f32::max));
+    }
     let (d, v) = (config.hidden, config.vocab);
     let embed = Matrix {
         rows: v,
@@ -294,9 +299,10 @@ fn config(
     c.norm_eps = number("attention.layer_norm_rms_epsilon").unwrap_or(1e-5) as f32;
     c.rope_theta = number("rope.freq_base").unwrap_or(10_000.0);
     if infos.contains_key("rope_freqs.weight") {
-        // llama.cpp stores Llama 3.1's scaling as a table; the constants are the published ones.
+        // llama.cpp stores Llama 3.1's scaling as a table, from which the factor is read later; the
+        // other constants are those of all published models.
         c.rope_scaling = RopeScaling::Llama3 {
-            factor: if hidden < 4096 { 32.0 } else { 8.0 },
+            factor: 1.0,
             low: 1.0,
             high: 4.0,
             original: 8192.0,

@@ -163,6 +163,10 @@ pub struct RunLimits {
     /// Serve figures of the run for Prometheus at this address, such as 127.0.0.1:9400.
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<std::net::SocketAddr>,
+    /// Watch the run in the whole window of the terminal: latencies, failures, how far the judge's
+    /// orders agree, the newest labels.
+    #[arg(long)]
+    pub dashboard: bool,
 }
 
 /// Which model, as on every verb that asks one.

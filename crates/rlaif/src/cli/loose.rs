@@ -25,6 +25,7 @@ use super::args::{
     CombineArg, CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, OrdersArg, RationaleArg,
     ReviseArgs, RunLimits,
 };
+use super::dashboard::Dashboard;
 use super::metrics;
 use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
@@ -117,6 +118,8 @@ impl Desk {
         if let Some(address) = endpoint.run.metrics {
             metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
         }
+        let shown = endpoint.run.dashboard;
+        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
         let mut log = RowLog::open(&self.log_path)?;
         let width = self.models.width();
         let options = RunOptions {

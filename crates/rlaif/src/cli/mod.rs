@@ -3,6 +3,7 @@
 
 mod args;
 mod calls;
+mod dashboard;
 #[cfg(feature = "local")]
 mod local;
 mod loose;

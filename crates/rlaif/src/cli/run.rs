@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use super::args::{
     ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs, RunLimits,
 };
+use super::dashboard::Dashboard;
 use super::loose::{note_faults, stop_on_interrupt};
 use super::metrics;
 use super::models::{JOURNAL, Models, width_of};
@@ -148,8 +149,14 @@ async fn probe(
     match model {
         Some(model) => {
             let folder = ready.recipe.path.parent().unwrap_or(Path::new(""));
-            rlaif::quickstart::probe(&model, &ready.constitution, judge, folder, ready.recipe.seed)
-                .await
+            rlaif::quickstart::probe(
+                &model,
+                &ready.constitution,
+                judge,
+                folder,
+                ready.recipe.seed,
+            )
+            .await
         }
         None => Ok(Vec::new()),
     }
@@ -160,7 +167,10 @@ fn show_probe(probed: &[rlaif::quickstart::Probed]) {
     if probed.is_empty() {
         return;
     }
-    println!("\nThe judge on {} pairs by each principle:", rlaif::quickstart::PAIRS);
+    println!(
+        "\nThe judge on {} pairs by each principle:",
+        rlaif::quickstart::PAIRS
+    );
     for p in probed {
         let advice = if p.is_decisive() {
             ""
@@ -317,6 +327,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
         max_calls: args.limits.max_calls.or(ready.recipe.max_calls),
         prices: args.limits.prices.clone().or(ready.recipe.prices.clone()),
         metrics: args.limits.metrics,
+        dashboard: args.limits.dashboard,
     };
     let models =
         Models::with_ledger(&path.join(JOURNAL), &limits)?.of_recipe(&ready.recipe, &progress)?;
@@ -324,6 +335,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     if let Some(address) = limits.metrics {
         metrics::serve(address, models.watch(), Arc::clone(&bars)).await?;
     }
+    let dashboard = Dashboard::open_if(limits.dashboard, &bars, models.watch())?;
     let width = models.width();
     let stop = Stop::default();
     stop_on_interrupt(&stop);
@@ -337,7 +349,9 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     );
     cx.width = width_of(&width);
     cx.progress = &*progress;
-    let done = pipeline::run(&mut cx, &which).await?;
+    let done = pipeline::run(&mut cx, &which).await;
+    drop(dashboard);
+    let done = done?;
     let (calls, prompt_tokens, completion_tokens) = cx.answered();
     for report in &done.stages {
         let t = &report.tally;

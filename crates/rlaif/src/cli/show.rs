@@ -1,21 +1,64 @@
 //! How progress, results and errors look.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use miette::{LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity};
 use rlaif::progress::Progress;
-use rlaif::{Error, Outcome};
+use rlaif::{Error, Judgment, Outcome};
 
 use super::models::Watch;
+
+/// What was seen of a stage's judgments.
+#[derive(Clone, Default)]
+pub struct Seen {
+    /// Judgments read in both orders.
+    pub both: usize,
+    /// Those whose orders agree.
+    pub agree: usize,
+    /// Rows by outcome.
+    pub outcomes: BTreeMap<&'static str, usize>,
+    /// By principle: judgments, and decided ones among them.
+    pub principles: BTreeMap<String, (usize, usize)>,
+    /// The newest judgments in words, the oldest first.
+    pub recent: VecDeque<String>,
+}
+
+/// Judgments that are kept to be looked at.
+const RECENT: usize = 40;
+
+impl Seen {
+    fn add(&mut self, j: &Judgment) {
+        if let Some(agree) = j.orders_agree {
+            self.both += 1;
+            self.agree += usize::from(agree);
+        }
+        let by = j.principle.as_deref().unwrap_or("the whole constitution");
+        let (n, decided) = self.principles.entry(by.to_owned()).or_default();
+        *n += 1;
+        *decided += usize::from(j.outcome == Outcome::Decided);
+        let prompt: String = j.prompt.to_text().chars().take(60).collect();
+        self.recent.push_back(format!(
+            "{}  {} p = {:.2}  by {by}  {prompt}",
+            j.id, j.outcome, j.p_first
+        ));
+        if self.recent.len() > RECENT {
+            self.recent.pop_front();
+        }
+    }
+}
 
 /// A line on a terminal that is kept up to date; elsewhere a line a minute.
 pub struct Bars {
     state: Mutex<State>,
     watch: Mutex<Option<Watch>>,
     terminal: bool,
+    /// A dashboard has the terminal: nothing is written until it gives it back.
+    hidden: AtomicBool,
 }
 
 struct State {
@@ -28,6 +71,9 @@ struct State {
     before: usize,
     total: usize,
     failed: usize,
+    seen: Seen,
+    /// Notes that wait for the terminal.
+    held: Vec<String>,
 }
 
 /// Between two drawings of the line's words.
@@ -73,9 +119,12 @@ impl Bars {
                 before: 0,
                 total: 0,
                 failed: 0,
+                seen: Seen::default(),
+                held: Vec::new(),
             }),
             watch: Mutex::new(None),
             terminal: std::io::stderr().is_terminal(),
+            hidden: AtomicBool::new(false),
         }
     }
 
@@ -100,6 +149,33 @@ impl Bars {
         self.with(|s| (s.stage.clone(), s.done, s.total, s.failed))
     }
 
+    /// Rows a second in this stage.
+    pub fn rate(&self) -> f64 {
+        self.with(|s| (s.done - s.before) as f64 / s.begun.elapsed().as_secs_f64().max(1e-9))
+    }
+
+    /// What was seen of this stage's judgments.
+    pub fn seen(&self) -> Seen {
+        self.with(|s| s.seen.clone())
+    }
+
+    /// Writes nothing from now on: the terminal is somebody else's.
+    pub fn hide(&self) {
+        self.hidden.store(true, Ordering::Relaxed);
+    }
+
+    /// Writes again, beginning with the notes that came meanwhile.
+    pub fn show_again(&self) {
+        self.hidden.store(false, Ordering::Relaxed);
+        for note in self.with(|s| std::mem::take(&mut s.held)) {
+            eprintln!("note: {note}");
+        }
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.hidden.load(Ordering::Relaxed)
+    }
+
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self
             .state
@@ -110,13 +186,16 @@ impl Bars {
 
 impl Progress for Bars {
     fn start(&self, stage: &str, total: usize, done: usize) {
-        let terminal = self.terminal;
+        let (terminal, hidden) = (self.terminal, self.is_hidden());
         self.with(|s| {
             let now = Instant::now();
+            s.seen = Seen::default();
             s.stage = stage.to_owned();
             (s.begun, s.said) = (now, now);
             (s.done, s.before, s.total, s.failed) = (done, done, total, 0);
-            if terminal {
+            if hidden {
+                s.bar = ProgressBar::hidden();
+            } else if terminal {
                 s.bar =
                     ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
                 let style = "{prefix:12} {bar:20} {pos}/{len} rows, {per_sec}, {eta} left {msg}";
@@ -137,6 +216,7 @@ impl Progress for Bars {
     fn row(&self, outcome: Outcome) {
         let terminal = self.terminal;
         self.with(|s| {
+            *s.seen.outcomes.entry(outcome.as_str()).or_default() += 1;
             s.done += 1;
             if outcome == Outcome::Failed {
                 s.failed += 1;
@@ -167,14 +247,20 @@ impl Progress for Bars {
         });
     }
 
+    fn judged(&self, judgment: &Judgment) {
+        self.with(|s| s.seen.add(judgment));
+    }
+
     fn finish(&self, _: &str) {
         self.with(|s| s.bar.finish());
     }
 
     fn note(&self, text: &str) {
-        let terminal = self.terminal;
+        let (terminal, hidden) = (self.terminal, self.is_hidden());
         self.with(|s| {
-            if terminal && !s.bar.is_hidden() {
+            if hidden {
+                s.held.push(text.to_owned());
+            } else if terminal && !s.bar.is_hidden() {
                 s.bar.suspend(|| eprintln!("note: {text}"));
             } else {
                 eprintln!("note: {text}");

@@ -21,8 +21,8 @@ use super::{
 };
 use crate::error::Error;
 use crate::evaluation::{
-    Bias, Compared, Evaluation, FILE, IterationFigures, LABELS, Label, Means, Measured, Numbers, PolicyFigures,
-    SUMMARY,
+    Bias, Compared, Evaluation, FILE, IterationFigures, LABELS, Label, Means, Measured, Numbers,
+    PolicyFigures, SUMMARY,
 };
 use crate::recipe::{Algorithm, Recipe};
 use crate::rows::Tally;
