@@ -191,3 +191,21 @@ fn annotators_disagree_about_as_much_as_people() {
     let rate = agree as f64 / all as f64;
     assert!((0.56..0.70).contains(&rate), "{rate}");
 }
+
+#[test]
+fn the_supplied_constitutions_are_in_words_that_nobody_was_trained_on() {
+    for name in ["default.toml", "concise.toml", "polite.toml"] {
+        let constitution = rlaif_core::Constitution::read(name).unwrap();
+        for p in &constitution.principles {
+            for text in [&p.critique, &p.revision, &p.preference] {
+                let open = world()
+                    .wordings
+                    .values()
+                    .flatten()
+                    .filter(|w| !w.sealed)
+                    .any(|w| w.pattern.read(text, &|_| Vec::new()).is_some());
+                assert!(!open, "{name}: {text}");
+            }
+        }
+    }
+}

@@ -155,3 +155,79 @@ pub fn contrast(first: &Side, second: &Side) -> Result<Vec<Difference>, Error> {
         })
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use rlaif_core::run::{write_atomic, write_lines};
+    use rlaif_core::{Outcome, Prompt};
+    use serde_json::json;
+
+    use super::*;
+    use crate::evaluation::{Evaluation, PolicyFigures, SUMMARY};
+
+    fn run(folder: &Path, policy: &str, tokens: &[usize]) {
+        let lines: Vec<Measured> = tokens
+            .iter()
+            .enumerate()
+            .map(|(i, n)| Measured {
+                id: format!("p{i}"),
+                policy: policy.into(),
+                prompt: Prompt::from(format!("Question {i}?").as_str()),
+                completion: "x".into(),
+                outcome: Outcome::Decided,
+                tokens: Some(*n),
+                words: 1,
+                reward: None,
+                kl: None,
+                numbers: BTreeMap::new(),
+            })
+            .collect();
+        write_lines(&folder.join(FILE), &lines).unwrap();
+        let figures: PolicyFigures = serde_json::from_value(json!({
+            "policy": policy, "completions": tokens.len(), "failed": 0, "tokens": null,
+            "words": null, "reward": null, "kl": null, "kl_to": null, "numbers": {},
+        }))
+        .unwrap();
+        let evaluation = Evaluation {
+            policies: vec![figures],
+            ..Evaluation::default()
+        };
+        let text = serde_json::to_string(&evaluation).unwrap();
+        write_atomic(&folder.join(SUMMARY), text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn numbers_are_paired_by_prompt() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        for at in [&a, &b.join("run")] {
+            std::fs::create_dir_all(at).unwrap();
+        }
+        run(&a, "ppo", &[10, 12, 14, 99]);
+        // A folder that holds the run, and one prompt less.
+        run(&b.join("run"), "sft", &[11, 15, 19]);
+        let (a, b) = (a.display().to_string(), b.display().to_string());
+        let found = contrast(&open(&a).unwrap(), &open(&format!("{b}:sft")).unwrap()).unwrap();
+        let tokens = found.iter().find(|d| d.number == "tokens").unwrap();
+        // Differences -1, -3, -5: mean -3, standard deviation 2, standard error 2/√3.
+        assert_eq!(
+            (tokens.first, tokens.second, tokens.difference.n),
+            (12.0, 15.0, 3)
+        );
+        let [low, high] = tokens.interval.unwrap();
+        assert!(
+            (low + 3.0 + 1.959_964 * 2.0 / 3f64.sqrt()).abs() < 1e-5,
+            "{low}"
+        );
+        assert!(
+            (high + 3.0 - 1.959_964 * 2.0 / 3f64.sqrt()).abs() < 1e-5,
+            "{high}"
+        );
+        assert!(tokens.is_clear());
+        let words = found.iter().find(|d| d.number == "words").unwrap();
+        assert!(!words.is_clear());
+        let error = open(&format!("{b}:ppo")).unwrap_err();
+        assert!(error.to_string().contains("`ppo`"), "{error}");
+        assert!(open("/nowhere").is_err());
+    }
+}
