@@ -99,15 +99,29 @@ fn first_group(captures: &regex_lite::Captures<'_>) -> Option<Verdict> {
         .and_then(|m| letter(m.as_str()))
 }
 
-/// The text behind a reasoning model's thoughts: what follows the last `</think>`. A text that
-/// opens `<think>` and never closes it has no answer yet, and gives the empty text.
+/// A reasoning model's thoughts, where it wrote any, and the text behind them: what follows the
+/// last `</think>`. A text that opens `<think>` and never closes it has no answer yet, and gives
+/// the empty text.
+#[must_use]
+pub fn split_reasoning(text: &str) -> (Option<&str>, &str) {
+    let thought = |text: &'_ str| text.trim_start().trim_start_matches("<think>").len();
+    match text.rfind("</think>") {
+        Some(at) => {
+            let before = &text[..at];
+            let from = before.len() - thought(before);
+            (Some(before[from..].trim()), &text[at + "</think>".len()..])
+        }
+        None if text.trim_start().starts_with("<think>") => {
+            (Some(text[text.len() - thought(text)..].trim()), "")
+        }
+        None => (None, text),
+    }
+}
+
+/// The text behind a reasoning model's thoughts; see [`split_reasoning`].
 #[must_use]
 pub fn without_reasoning(text: &str) -> &str {
-    match text.rfind("</think>") {
-        Some(at) => &text[at + "</think>".len()..],
-        None if text.trim_start().starts_with("<think>") => "",
-        None => text,
-    }
+    split_reasoning(text).1
 }
 
 /// True where a later line opens with the other letter: the text goes through both responses, so
@@ -194,21 +208,27 @@ pub fn parse_preference(text: &str) -> Verdict {
 /// Reads which of several choices a text names, by their spellings; `None` where it names none or
 /// more than one.
 ///
-/// Choices that are spelled as the letters A and B are read by [`parse_preference`]; others must
-/// open the text or close it, as a word of their own.
+/// Choices whose first two are spelled as the letters A and B are read by [`parse_preference`], a
+/// tie as the choice that is spelled C or `tie`; others must open the text or close it, as a word
+/// of their own.
 #[must_use]
 pub fn read_choice(text: &str, choices: &[Vec<String>]) -> Option<usize> {
-    if is_letter_pair(choices) {
-        return match parse_preference(text) {
-            Verdict::A => Some(0),
-            Verdict::B => Some(1),
-            Verdict::Tie | Verdict::Unparseable => None,
-        };
+    let mut from = 0;
+    if choices.get(..2).is_some_and(is_letter_pair) {
+        match parse_preference(text) {
+            Verdict::A => return Some(0),
+            Verdict::B => return Some(1),
+            Verdict::Tie => {
+                return (2..choices.len())
+                    .find(|i| spells(&choices[*i], "C") || spells(&choices[*i], "tie"));
+            }
+            Verdict::Unparseable => from = 2,
+        }
     }
     let text = without_reasoning(text).trim();
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let at = |place: &dyn Fn(&str) -> bool| {
-        let mut hits = (0..choices.len()).filter(|&i| {
+        let mut hits = (from..choices.len()).filter(|&i| {
             choices[i]
                 .iter()
                 .map(|s| s.trim())
@@ -229,14 +249,15 @@ pub fn read_choice(text: &str, choices: &[Vec<String>]) -> Option<usize> {
     at(&opens).or_else(|| at(&closes))
 }
 
+/// True where a choice is spelled with this word, whatever brackets it.
+fn spells(choice: &[String], word: &str) -> bool {
+    choice
+        .iter()
+        .any(|s| s.trim_matches(|c: char| !c.is_alphanumeric()) == word)
+}
+
 /// True for two choices spelled with the letters A and B, in this order.
-#[must_use]
-pub fn is_letter_pair(choices: &[Vec<String>]) -> bool {
-    let spells = |choice: &[String], letter: &str| {
-        choice
-            .iter()
-            .any(|s| s.trim_matches(|c: char| !c.is_alphanumeric()) == letter)
-    };
+fn is_letter_pair(choices: &[Vec<String>]) -> bool {
     matches!(choices, [a, b] if spells(a, "A") && spells(b, "B"))
 }
 
