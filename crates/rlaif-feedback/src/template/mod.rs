@@ -637,7 +637,7 @@ mod tests {
 
     #[test]
     fn every_shipped_template_is_valid() {
-        for (name, purpose, _) in SHIPPED {
+        for &(name, purpose, _) in SHIPPED {
             Template::shipped(name, purpose).unwrap();
         }
         let unknown = Template::shipped("pear", Purpose::Pair)

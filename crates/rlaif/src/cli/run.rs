@@ -483,6 +483,7 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
             .unwrap_or_default()
             .to_owned()
     };
+    let list = |name: &str| c.get(name).cloned().unwrap_or_else(|| Value::Array(Vec::new()));
     Some(Judgment {
         id: text("rlaif_id"),
         prompt: row.prompt.clone(),
@@ -500,8 +501,8 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
         orders_agree: c.get("orders_agree").and_then(Value::as_bool),
         reason: text("reason"),
         orders: serde_json::from_value(c.get("orders")?.clone()).ok()?,
-        opinions: list("opinions"),
-        scores: list("scores"),
+        opinions: serde_json::from_value(list("opinions")).ok()?,
+        scores: serde_json::from_value(list("scores")).ok()?,
         shortened: None,
         rater: Rater::Model(ModelId::new(text("judge"))),
         cost: rlaif_core::Cost::default(),
