@@ -14,7 +14,7 @@ use crate::message::Message;
 use crate::seed;
 
 /// Constitutions supplied with the tool, by file name.
-const SUPPLIED: [(&str, &str); 3] = [
+const SUPPLIED: [(&str, &str); 4] = [
     (
         "default.toml",
         include_str!("../../../constitutions/default.toml"),
@@ -26,6 +26,10 @@ const SUPPLIED: [(&str, &str); 3] = [
     (
         "polite.toml",
         include_str!("../../../constitutions/polite.toml"),
+    ),
+    (
+        "ultrafeedback.toml",
+        include_str!("../../../constitutions/ultrafeedback.toml"),
     ),
 ];
 

@@ -140,8 +140,7 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
             Scope::Whole => all,
             Scope::Sampled => one,
         };
-        let per =
-            mean_prompt + half + by + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
+        let per = mean_prompt + half + by + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
         let generated = u64::from(c.sampling.max_new_tokens);
         add("critique", &c.model, n * draws, n * draws, per, generated);
     }

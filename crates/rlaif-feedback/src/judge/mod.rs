@@ -65,20 +65,8 @@ impl Judge {
             Some(template) => template,
             None => Template::shipped(&config.template, Purpose::Pair)?,
         };
-        if let Some((key, problem)) = config.faults().into_iter().next() {
-            return Err(settings(format!("`{key}` {problem}")));
-        }
-        check(&config, &pair)?;
-        let inverted = |p: &Principle| p.inverted;
-        let whole_is_inverted = constitution.principles.iter().all(inverted);
-        let mixed = !whole_is_inverted && constitution.principles.iter().any(inverted);
-        if mixed && config.principles == Principles::Whole && pair.uses_principle() {
-            return Err(settings(
-                "some principles ask for the better response and some (`inverted`) for the worse \
-                 one, which is no question for `principles = \"whole\"`; take `each` or `sampled`"
-                    .into(),
-            ));
-        }
+        Judge::check(&config, &constitution, &pair)?;
+        let whole_is_inverted = constitution.principles.iter().all(|p| p.inverted);
         let scorer = match config.method {
             Method::Compare => None,
             Method::Score => Some(Scorer::new(
@@ -101,6 +89,64 @@ impl Judge {
             scorer,
             whole_is_inverted,
         })
+    }
+
+    /// Whether the settings, the constitution and the template go together, before anything is
+    /// asked.
+    ///
+    /// # Errors
+    /// [`FeedbackError::Settings`] with what to do.
+    pub fn check(
+        config: &JudgeConfig,
+        constitution: &Constitution,
+        pair: &Template,
+    ) -> Result<(), FeedbackError> {
+        if let Some((key, problem)) = config.faults().into_iter().next() {
+            return Err(settings(format!("`{key}` {problem}")));
+        }
+        let name = pair.name();
+        if config.method == Method::Score {
+            return Ok(());
+        }
+        if config.rationale == Rationale::First && !pair.has_reason() {
+            return Err(settings(format!(
+                "`rationale = \"first\"` needs a template with `[[reason]]` and `[[after_reason]]`, \
+                 which `{name}` has not; a judge whose verdict is `\"written\"` gives its reasons \
+                 with it"
+            )));
+        }
+        if config.abstain && pair.abstain().is_none() {
+            return Err(settings(format!(
+                "`abstain = true` needs a template that offers it, as `abstain = [\"(none)\"]` under \
+                 `[choices]`; `{name}` does not"
+            )));
+        }
+        if config.principles == Principles::Each && !pair.uses_principle() {
+            return Err(settings(format!(
+                "`principles = \"each\"` asks by every principle, and the template `{name}` names none \
+                 (`{{{{ principle }}}}`); take `whole`"
+            )));
+        }
+        if !config.exemplars.is_empty() && !pair.uses_exemplars() {
+            return Err(settings(format!(
+                "`exemplars` are given, and the template `{name}` shows none (`{{{{ exemplars }}}}`)"
+            )));
+        }
+        let some = |inverted| {
+            constitution
+                .principles
+                .iter()
+                .any(|p| p.inverted == inverted)
+        };
+        let by_all = config.principles == Principles::Whole && pair.uses_principle();
+        if by_all && some(true) && some(false) {
+            return Err(settings(
+                "some principles ask for the better response and some (`inverted`) for the worse \
+                 one, which is no question for `principles = \"whole\"`; take `each` or `sampled`"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Adds the further judges, in the order of `config.jury`, which holds their weights.
@@ -221,39 +267,6 @@ impl Judge {
 
 fn settings(problem: String) -> FeedbackError {
     FeedbackError::Settings { problem }
-}
-
-/// Settings that the template cannot serve.
-fn check(config: &JudgeConfig, pair: &Template) -> Result<(), FeedbackError> {
-    let name = pair.name();
-    if config.method == Method::Score {
-        return Ok(());
-    }
-    if config.rationale == Rationale::First && !pair.has_reason() {
-        return Err(settings(format!(
-            "`rationale = \"first\"` needs a template with `[[reason]]` and `[[after_reason]]`, \
-             which `{name}` has not; a judge whose verdict is `\"written\"` gives its reasons \
-             with it"
-        )));
-    }
-    if config.abstain && pair.abstain().is_none() {
-        return Err(settings(format!(
-            "`abstain = true` needs a template that offers it, as `abstain = [\"(none)\"]` under \
-             `[choices]`; `{name}` does not"
-        )));
-    }
-    if config.principles == Principles::Each && !pair.uses_principle() {
-        return Err(settings(format!(
-            "`principles = \"each\"` asks by every principle, and the template `{name}` names none \
-             (`{{{{ principle }}}}`); take `whole`"
-        )));
-    }
-    if !config.exemplars.is_empty() && !pair.uses_exemplars() {
-        return Err(settings(format!(
-            "`exemplars` are given, and the template `{name}` shows none (`{{{{ exemplars }}}}`)"
-        )));
-    }
-    Ok(())
 }
 
 /// What is known of a pair before a judge is asked.

@@ -110,7 +110,7 @@ fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<R
         stages::template(&c.template, rlaif_feedback::Purpose::Revise, folder)?;
     }
     if let Some(c) = &recipe.judge {
-        stages::template(&c.template, rlaif_feedback::Purpose::Pair, folder)?;
+        stages::judge::check(c, &constitution, folder)?;
     }
     Ok(Ready {
         recipe,
@@ -483,7 +483,11 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
             .unwrap_or_default()
             .to_owned()
     };
-    let list = |name: &str| c.get(name).cloned().unwrap_or_else(|| Value::Array(Vec::new()));
+    let list = |name: &str| {
+        c.get(name)
+            .cloned()
+            .unwrap_or_else(|| Value::Array(Vec::new()))
+    };
     Some(Judgment {
         id: text("rlaif_id"),
         prompt: row.prompt.clone(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rlaif_core::pairs::{Pairs, pairs};
 use rlaif_core::{Candidate, Constitution, Judgment, Model, Outcome, Prompt, Revision, seed};
-use rlaif_feedback::{Exemplar, Judge, JudgeConfig, Method, Purpose, judge};
+use rlaif_feedback::{Exemplar, Judge, JudgeConfig, Method, Purpose, Scorer, judge};
 
 use super::{Context, StageReport, StageSpec, fixed, line, read_records, run_stage, template};
 use crate::error::Error;
@@ -57,6 +57,52 @@ pub fn judge_of(
     Ok(by)
 }
 
+/// Checks all that a judge of a recipe needs beside its models.
+///
+/// # Errors
+/// As [`judge_of`].
+pub fn check(
+    config: &JudgeConfig,
+    constitution: &Constitution,
+    folder: &Path,
+) -> Result<(), Error> {
+    let pair = template(&config.template, Purpose::Pair, folder)?;
+    Judge::check(config, constitution, &pair)?;
+    template(&config.score_template, Purpose::Score, folder)?;
+    if !config.exemplars.is_empty() {
+        exemplars(&folder.join(&config.exemplars))?;
+    }
+    Ok(())
+}
+
+/// A scorer as a recipe or a command line describes it; `folder` holds template files.
+///
+/// # Errors
+/// A template that is wrong, or settings that it cannot serve.
+pub fn scorer_of(
+    config: &JudgeConfig,
+    model: Model,
+    constitution: &Constitution,
+    folder: &Path,
+    seed: u64,
+) -> Result<Scorer, Error> {
+    let by = template(&config.score_template, Purpose::Score, folder)?;
+    let (constitution, config) = (constitution.clone(), config.clone());
+    Ok(Scorer::new(model, constitution, config, Some(by), seed)?)
+}
+
+/// All that determines a score beside its response.
+#[must_use]
+pub fn scorer_settings(scorer: &Scorer) -> String {
+    fixed(&(
+        scorer.model.id(),
+        scorer.template_hash(),
+        scorer.constitution.hash(),
+        unnamed(&scorer.config),
+        scorer.seed,
+    ))
+}
+
 /// Worked examples from a file of preference pairs.
 fn exemplars(path: &Path) -> Result<Vec<Exemplar>, Error> {
     let data = rlaif_core::dataset::read(path)?;
@@ -96,22 +142,29 @@ pub(super) fn jury(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<Vec<Mod
 /// All that determines a judgment beside its pair.
 #[must_use]
 pub fn settings(judge: &Judge) -> String {
-    let config = JudgeConfig {
-        // The model's id and the template's hash stand for their names in a recipe.
-        model: String::new(),
-        template: String::new(),
-        score_template: String::new(),
-        exemplars: String::new(),
-        ..judge.config.clone()
-    };
     let judges: Vec<_> = judge.jurors().map(|(model, _)| model.id()).collect();
     fixed(&(
         judges,
         judge.template_hash(),
         judge.constitution.hash(),
-        config,
+        unnamed(&judge.config),
         judge.seed,
     ))
+}
+
+/// A configuration without what other things stand for: the models' ids, the templates' hashes.
+fn unnamed(config: &JudgeConfig) -> JudgeConfig {
+    let mut config = JudgeConfig {
+        model: String::new(),
+        template: String::new(),
+        score_template: String::new(),
+        exemplars: String::new(),
+        ..config.clone()
+    };
+    for juror in &mut config.jury {
+        juror.model.clear();
+    }
+    config
 }
 
 /// Key of one judgment in the row log.
