@@ -45,6 +45,8 @@ struct Patterns {
     leading: Option<Regex>,
     bare: Option<Regex>,
     comparative: Option<Regex>,
+    praise: Option<Regex>,
+    subject: Option<Regex>,
     tie: Option<Regex>,
     named: Option<Regex>,
 }
@@ -53,6 +55,16 @@ struct Patterns {
 const LETTER: &str = r#"[\[\(\*"'`_\\{]{0,4}([AB])[\]\)\*"'`_}]{0,4}"#;
 /// What stands before a letter.
 const NOUN: &str = r"(?:(?:the )?(?:response|answer|option|assistant|completion|candidate|summary|output|choice|text|reply)s?\s+)?";
+
+/// How a comparison goes on behind its letter and verb.
+const DEGREE: &str = r"(?:(?:a|the|clearly|much|slightly|significantly|far|somewhat|overall|definitely|marginally)\s+)*";
+const BETTER: &str = r"(?:better|best|preferable|preferred|superior|winner)\b";
+const PRAISE: &str = r"(?:stronger|safer|more\s+\w+|less\s+(?:harmful|toxic|offensive|biased))";
+
+/// A letter of which something is said: "(A) is", "Response B seems".
+fn subject() -> String {
+    format!(r"(?i)(?:{NOUN})(?-i:{LETTER})\s+(?:is|was|seems|does|would be)\s+")
+}
 
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let compile = |text: &str| Regex::new(text).ok();
@@ -72,10 +84,11 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
             r"^(?i:{NOUN})(?:(?:\(([AB])\)|\*\*\(?([AB])\)?\*\*|\[([AB])\])(?:$|[.:;,!\n]|\s+(?:because|since|as|for|[—–-])\s)|([AB])(?:[\):.,;\n]|\s+[—–-]\s))"
         )),
         bare: compile(&format!(r"^(?i:{NOUN}){LETTER}[.!]?$")),
-        // "(A) is better than (B)", "Response B is clearly more helpful"
-        comparative: compile(&format!(
-            r"(?i)(?:{NOUN})(?-i:{LETTER})\s+(?:is|was|seems|does|would be)\s+(?:(?:a|the|clearly|much|slightly|significantly|far|somewhat|overall|definitely|marginally)\s+)*(?:better|best|preferable|preferred|superior|stronger|safer|winner|more\s+\w+|less\s+(?:harmful|toxic|offensive|biased))"
-        )),
+        // "(A) is better than (B)"
+        comparative: compile(&format!("{}{DEGREE}{BETTER}", subject())),
+        // "Response B is clearly more helpful": a verdict only where nothing is said of the other.
+        praise: compile(&format!("{}{DEGREE}{PRAISE}", subject())),
+        subject: compile(&subject()),
         tie: compile(
             r"(?i)^\W*(?:it(?:'s| is) )?(?:a )?(?:tie|draw|both|neither|equal|equally good|same)\W*$|\b(?:it is|it's|this is|verdict:|answer is|answer:|result:|call it) an? (?:tie|draw)\b|\b(?:verdict|answer|winner|result|choice)\b\W{1,4}(?:is )?(?:a )?(?:tie|draw|neither|both)\b|\bequally (?:good|bad|helpful|harmless|harmful)\b|\bboth (?:responses|answers) are (?:equal|the same|identical)",
         ),
@@ -141,8 +154,8 @@ fn lists_other(text: &str, verdict: Verdict) -> bool {
 /// marked verdict (`[[A]]`, `[RESULT] B`, `\boxed{A}`), the last one; (3) a reply that is the
 /// letter alone; (4) a reply that opens with it; (5) a stated verdict ("the answer is (B)", the
 /// last one; a JSON field such as `"winner": "A"` reads the same); (6) a stated tie; (7) a
-/// comparison ("(A) is better"), where all such sentences agree; (8) the only letter named in
-/// round brackets. Anything else is [`Verdict::Unparseable`].
+/// comparison ("(A) is better"; "(A) is more helpful" where nothing is said of the other), where
+/// all such sentences agree; (8) the only letter named in round brackets. Anything else is [`Verdict::Unparseable`].
 ///
 /// ```
 /// use rlaif_core::{Verdict, parse_preference};
@@ -192,17 +205,27 @@ pub fn parse_preference(text: &str) -> Verdict {
     if p.tie.as_ref().is_some_and(|regex| regex.is_match(text)) {
         return Verdict::Tie;
     }
-    for regex in [&p.comparative, &p.named].into_iter().flatten() {
+    let unanimous = |regex: &Regex| {
         let mut found = regex.captures_iter(text).filter_map(|c| first_group(&c));
-        if let Some(first) = found.next() {
-            return if found.all(|other| other == first) {
-                first
-            } else {
-                Verdict::Unparseable
-            };
-        }
+        let first = found.next()?;
+        Some(match found.all(|other| other == first) {
+            true => first,
+            false => Verdict::Unparseable,
+        })
+    };
+    if let Some(verdict) = p.comparative.as_ref().and_then(unanimous) {
+        return verdict;
     }
-    Verdict::Unparseable
+    if let Some(verdict) = p.praise.as_ref().and_then(unanimous) {
+        let of_both = p.subject.as_ref().and_then(unanimous) == Some(Verdict::Unparseable);
+        return if of_both {
+            Verdict::Unparseable
+        } else {
+            verdict
+        };
+    }
+    let named = p.named.as_ref().and_then(unanimous);
+    named.unwrap_or(Verdict::Unparseable)
 }
 
 /// Reads which of several choices a text names, by their spellings; `None` where it names none or
@@ -276,6 +299,8 @@ mod tests {
                 &p.leading,
                 &p.bare,
                 &p.comparative,
+                &p.praise,
+                &p.subject,
                 &p.tie,
                 &p.named
             ]
@@ -328,6 +353,8 @@ mod tests {
                 "(A) is better in tone. (B) is better in content.",
                 Unparseable,
             ),
+            ("(A) is kinder. (B) is more accurate.", Unparseable),
+            ("(A) is polite, but (B) is better.", B),
             ("<think>the answer is (A)", Unparseable),
             ("I'm sorry, but I can't help with that.", Unparseable),
             ("The better answer is a matter of taste.", Unparseable),

@@ -364,6 +364,14 @@ pub async fn judge(
         };
         return Ok(judge.record(&item, only, end));
     }
+    if alike(judge, &item)? {
+        let end = End {
+            outcome: Some(Outcome::Abstained),
+            reason: "what the judge can be shown of the two responses is identical".into(),
+            ..End::default()
+        };
+        return Ok(judge.record(&item, only, end));
+    }
     let end = match judge.config.method {
         Method::Compare => compare(judge, &item, &principles).await?,
         Method::Score => by_scores(judge, &item, &principles).await?,
@@ -444,10 +452,6 @@ async fn compare(
         end.reason = given.map(|o| o.raw.clone()).unwrap_or_default();
     }
     end.orders = orders;
-    if alike(judge, item)? && end.outcome != Some(Outcome::Tie) {
-        (end.p_first, end.outcome) = (Probability::NONE, Some(Outcome::Abstained));
-        end.reason = "what the judge can be shown of the two responses is identical".into();
-    }
     Ok(end)
 }
 
