@@ -289,6 +289,10 @@ pub struct ReviseArgs {
     /// Most tokens of a revision.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_new_tokens: u32,
+    /// Write (revision, original) as preference pairs as well, as TRL reads them; revisions that
+    /// are flagged make none.
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -309,6 +313,10 @@ pub struct JudgeArgs {
     /// of its pairs, with their uncertainty; `rlaif export` reads it (best against worst).
     #[arg(long, value_name = "FILE")]
     pub ranking: Option<PathBuf>,
+    /// Add people's verdicts as rows with their rater, and measure the judge against them where
+    /// they are about the same pairs: AlpacaFarm's, AlpacaEval's, argilla's or Label Studio's shape.
+    #[arg(long, value_name = "FILE")]
+    pub import_human: Option<PathBuf>,
     /// A folder with the judge's `tokenizer.json`, to check that each choice is one token.
     #[cfg(feature = "local")]
     #[arg(long, value_name = "DIR")]

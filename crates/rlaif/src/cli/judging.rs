@@ -336,11 +336,16 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 Ok(RatedRow { ratings: rated })
             },
             |row, rated: Option<&RatedRow>| match rated {
-                Some(rated) => with_columns(
-                    &row.columns,
-                    &row.prompt,
-                    columns(&row.completions, rated, &scorer.model),
-                ),
+                Some(rated) => {
+                    let mut added = columns(&row.completions, rated, &scorer.model);
+                    if let (false, Some(map)) = (
+                        row.columns.contains_key("instruction"),
+                        added.as_object_mut(),
+                    ) {
+                        map.insert("instruction".into(), row.prompt.to_text().into());
+                    }
+                    with_columns(&row.columns, &row.prompt, added)
+                }
                 None => super::loose::not_run(row, json!({"rlaif_id": row.id})),
             },
         )

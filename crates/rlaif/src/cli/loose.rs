@@ -535,6 +535,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
         })
         .collect();
     let (reviser, critic) = (&reviser, critic.as_ref());
+    let made = std::cell::RefCell::new(Vec::<Value>::new());
     let (tally, gate) = desk
         .work(
             "revise",
@@ -567,6 +568,15 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                     .find(|r| r.outcome == Outcome::Decided);
                 let last = chain.steps.last();
                 let text = decided.map(|r| r.text.clone());
+                // By construction, not by a judge: the pair carries no probability.
+                if let Some(r) = decided.filter(|r| r.flags.is_empty()) {
+                    let pair = json!({"chosen": r.text, "rejected": a.response});
+                    let mut pair = with_columns(&Map::new(), &a.row.prompt, pair);
+                    if let Some(map) = pair.as_object_mut() {
+                        map.insert("rlaif_id".into(), a.id.clone().into());
+                    }
+                    made.borrow_mut().push(pair);
+                }
                 let mut completions = vec![a.response.clone()];
                 completions.extend(text.clone());
                 with_columns(
@@ -586,6 +596,9 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
             },
         )
         .await?;
+    if let Some(out) = &args.pairs {
+        write_rows(out, &made.into_inner())?;
+    }
     let words = format!(
         "{} of {} responses revised",
         tally.count(Outcome::Decided),
@@ -606,6 +619,10 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
     let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?
         .with_jury(jury);
     check_choices(&by, args, &*desk.progress)?;
+    let people = match &args.import_human {
+        Some(file) => import_human(file, &args.files.out, &*desk.progress)?,
+        None => Vec::new(),
+    };
     let settings = judges::settings(&by);
     let items = pairs_of(&desk, &select, &settings)?;
     if items.is_empty() {
@@ -638,13 +655,24 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
         )
         .await?;
     let judgments = keep.into_inner();
+    if !people.is_empty() {
+        let added = people
+            .iter()
+            .map(|h| with_columns(&Map::new(), &h.prompt, label_columns(h)));
+        let mut rows: Vec<Value> = rlaif::stages::read_records(&args.files.out)?;
+        rows.extend(added);
+        write_rows(&args.files.out, &rows)?;
+    }
     if let Some(out) = &args.ranking {
         write_rows(out, &super::ranking::rows(&desk.dataset, &judgments))?;
     }
     let labels: BTreeMap<String, f64> = judgments
         .iter()
         .zip(rows)
-        .filter_map(|(j, row)| Some((j.id.clone(), row.label.get()?)))
+        .filter_map(|(j, row)| {
+            let label = row.label.get().or_else(|| said_of(&people, j))?;
+            Some((j.id.clone(), label))
+        })
         .collect();
     let summary = figures::summary(&judgments, &labels)?;
     let mut words = figures::outcome_line(&judgments);
@@ -757,18 +785,75 @@ fn pairs_of<'a>(
 
 /// The input's columns with the label.
 fn judged_row(row: &Row, j: &Judgment) -> Value {
+    with_columns(&row.columns, &row.prompt, label_columns(j))
+}
+
+/// The columns of a label.
+fn label_columns(j: &Judgment) -> Value {
     let p = rlaif::Preference::from(j);
-    with_columns(
-        &row.columns,
-        &row.prompt,
-        json!({
-            "rlaif_id": j.id,
-            "chosen": p.chosen, "rejected": p.rejected, "p_chosen": p.p_chosen,
-            "p_first": j.p_first, "orders_agree": j.orders_agree, "outcome": j.outcome,
-            "principle": j.principle, "judge": rater_name(&j.rater), "reason": j.reason,
-            "response_a": j.response_a, "response_b": j.response_b, "orders": j.orders,
-            "opinions": j.opinions, "scores": j.scores, "shortened": j.shortened,
-            "lost": j.provenance.as_ref().map(|p| &p.lost),
-        }),
-    )
+    json!({
+        "rlaif_id": j.id,
+        "chosen": p.chosen, "rejected": p.rejected, "p_chosen": p.p_chosen,
+        "p_first": j.p_first, "orders_agree": j.orders_agree, "outcome": j.outcome,
+        "principle": j.principle, "judge": rater_name(&j.rater), "reason": j.reason,
+        "response_a": j.response_a, "response_b": j.response_b, "orders": j.orders,
+        "opinions": j.opinions, "scores": j.scores, "shortened": j.shortened, "rater": j.rater,
+        "lost": j.provenance.as_ref().map(|p| &p.lost),
+    })
+}
+
+/// People's verdicts from a file; what cannot be read of it is said.
+fn import_human(file: &Path, out: &Path, progress: &dyn Progress) -> Result<Vec<Judgment>, Error> {
+    if out.extension().is_none_or(|e| e != "jsonl") {
+        return Err(Error::input(
+            format!(
+                "`--import-human` adds rows to a `.jsonl`, and `--out` is `{}`",
+                out.display()
+            ),
+            "write `--out FILE.jsonl`",
+        ));
+    }
+    let read = dataset::read_verdicts(file)?;
+    for fault in read.faults.iter().take(10) {
+        progress.note(&format!(
+            "{}:{}: {}",
+            file.display(),
+            fault.line,
+            fault.message
+        ));
+    }
+    if read.judgments.is_empty() {
+        return Err(Error::input(
+            format!(
+                "`{}` holds no verdict of a person that can be read",
+                file.display()
+            ),
+            "the shapes of AlpacaFarm, AlpacaEval, argilla and Label Studio are read",
+        ));
+    }
+    let n = read.judgments.len();
+    progress.note(&format!(
+        "{n} verdicts of people taken from {}",
+        file.display()
+    ));
+    Ok(read.judgments)
+}
+
+/// What people said of a judged pair: the mean over raters of P(first is better), where it leans.
+fn said_of(people: &[Judgment], judged: &Judgment) -> Option<f64> {
+    let (a, b) = (&judged.response_a, &judged.response_b);
+    let views = people
+        .iter()
+        .filter(|h| h.prompt == judged.prompt)
+        .filter_map(|h| {
+            let p = h.p_first.get()?;
+            match (&h.response_a, &h.response_b) {
+                (x, y) if (x, y) == (a, b) => Some(p),
+                (x, y) if (y, x) == (a, b) => Some(1.0 - p),
+                _ => None,
+            }
+        });
+    let views: Vec<f64> = views.collect();
+    let mean = views.iter().sum::<f64>() / views.len() as f64;
+    (mean - 0.5).abs().gt(&1e-9).then_some(mean)
 }

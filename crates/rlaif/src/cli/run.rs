@@ -508,7 +508,10 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
         opinions: serde_json::from_value(list("opinions")).ok()?,
         scores: serde_json::from_value(list("scores")).ok()?,
         shortened: None,
-        rater: Rater::Model(ModelId::new(text("judge"))),
+        rater: c
+            .get("rater")
+            .and_then(|r| serde_json::from_value(r.clone()).ok())
+            .unwrap_or_else(|| Rater::Model(ModelId::new(text("judge")))),
         cost: rlaif_core::Cost::default(),
         provenance: None,
     })
