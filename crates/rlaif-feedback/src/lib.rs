@@ -10,6 +10,7 @@
 
 pub mod candidate;
 pub mod combine;
+pub mod contrast;
 pub mod critique;
 pub mod error;
 pub mod judge;
@@ -23,6 +24,7 @@ mod shorten;
 
 pub use candidate::{CandidatesConfig, Sampler, candidate};
 pub use combine::Combine;
+pub use contrast::{Contrast, contrast};
 pub use critique::{Critic, CritiqueConfig, Scope, critique};
 pub use error::FeedbackError;
 pub use judge::{

@@ -266,6 +266,35 @@ async fn peoples_verdicts_become_rows_and_measure_the_judge() {
     assert_eq!(rows(&folder.path().join("trl.jsonl")).len(), 5);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn contrast_makes_pairs_that_need_no_judge() {
+    // The stand-in writes a sentence that depends on the request alone: two prompts, two answers.
+    let standin = Standin::start(Plan::default(), 0).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        folder.path(),
+        "p.jsonl",
+        &[json!({"prompt": "Q1?"}), json!({"prompt": "Q2?"})],
+    );
+    let args = format!(
+        "contrast p.jsonl --constitution default.toml --policy {}#m --out out.jsonl",
+        standin.url()
+    );
+    ok(&run(folder.path(), &args).await);
+    let all = rows(&folder.path().join("out.jsonl"));
+    assert_eq!(all.len(), 2);
+    for row in &all {
+        assert_eq!(
+            (&row["outcome"], &row["p_chosen"]),
+            (&json!("decided"), &json!(1.0))
+        );
+        assert_eq!(row["judge"], "construction");
+        assert_ne!(row["chosen"], row["rejected"]);
+    }
+    ok(&run(folder.path(), "export out.jsonl --to trl --out trl.jsonl").await);
+    assert_eq!(rows(&folder.path().join("trl.jsonl")).len(), 2);
+}
+
 /// A judge that gives 7 and 9 with probabilities ¾ and ¼ by log-probabilities; without them it
 /// writes a rating of 4 with its reason, and of a text with "silence" in it nothing that can be read.
 async fn grader() -> MockServer {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rlaif_client::Concurrency;
 
-pub use super::judging::{HowArgs, RateArgs};
+pub use super::judging::{ContrastArgs, HowArgs, RateArgs};
 
 /// Align a language model with a written constitution instead of an annotation team.
 #[derive(Parser)]
@@ -64,6 +64,8 @@ pub enum Verb {
     Judge(JudgeArgs),
     /// Let a judge score responses one by one, on a scale or by several aspects.
     Rate(RateArgs),
+    /// Make pairs that need no judge: each prompt answered well and badly on purpose (RLCD).
+    Contrast(ContrastArgs),
     /// Look into a run's journal: what was asked, answered and charged.
     Calls(CallsArgs),
     /// Write a run's preferences for another tool.

@@ -7,15 +7,15 @@ use rlaif::error::Error;
 use rlaif::rows::Ended;
 use rlaif::stages::judge as judges;
 use rlaif::{Combine, JudgeConfig, Method, Orders, Outcome, Principles, Rationale, Ties};
-use rlaif_core::record::Rating;
-use rlaif_core::{Cost, Model};
-use rlaif_feedback::{Juror, Scorer, ratings};
+use rlaif_core::dataset::Row;
+use rlaif_core::{Cost, Judgment, Model, Rating, Sampling};
+use rlaif_feedback::{Contrast, Juror, Scorer, ratings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::args::{EndpointArgs, FilesArgs, Global};
-use super::loose::{Desk, rater_name, with_columns};
+use super::loose::{Desk, judged_row, no_completions, not_run, rater_name, with_columns};
 
 /// A word of a recipe, on the command line.
 fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
@@ -305,10 +305,7 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
         })
         .collect();
     if items.is_empty() {
-        return Err(super::loose::no_completions(
-            &args.files,
-            "a completion to score",
-        ));
+        return Err(no_completions(&args.files, "a completion to score"));
     }
     let scorer: &Scorer = &scorer;
     let (tally, gate) = desk
@@ -317,7 +314,7 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
             &args.files.out,
             &args.endpoint,
             items,
-            |row: &rlaif_core::dataset::Row| async move {
+            |row: &Row| async move {
                 let asked = row
                     .completions
                     .iter()
@@ -346,7 +343,7 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                     }
                     with_columns(&row.columns, &row.prompt, added)
                 }
-                None => super::loose::not_run(row, json!({"rlaif_id": row.id})),
+                None => not_run(row, json!({"rlaif_id": row.id})),
             },
         )
         .await?;
@@ -356,6 +353,91 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
         tally.rows,
         scorer.scale().from,
         scorer.scale().to
+    );
+    desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
+}
+
+#[derive(Args)]
+pub struct ContrastArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The policy that answers: `http://host:port/v1#NAME`, or a model's folder.
+    #[arg(long, value_name = "MODEL")]
+    pub policy: String,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Added to the prompt for the better answer; `{principle}` is the row's principle.
+    #[arg(long, value_name = "TEXT", default_value = Contrast::POSITIVE)]
+    pub positive: String,
+    /// Added to the prompt for the worse answer.
+    #[arg(long, value_name = "TEXT", default_value = Contrast::NEGATIVE)]
+    pub negative: String,
+    /// Temperature of the policy.
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_new_tokens: u32,
+}
+
+/// `rlaif contrast`: pairs that are labeled by how they were made.
+pub async fn contrast(args: &ContrastArgs, global: &Global) -> Result<u8, Error> {
+    if args.positive == args.negative {
+        return Err(Error::input(
+            "`--positive` and `--negative` are the same",
+            "the two answers would differ by chance alone",
+        ));
+    }
+    let mut desk = Desk::open(&args.files, "contrast", &args.endpoint.run, global)?;
+    let by = Contrast {
+        model: desk.model("policy", &args.policy, &args.endpoint)?,
+        constitution: desk.constitution.clone(),
+        positive: args.positive.clone(),
+        negative: args.negative.clone(),
+        sampling: Sampling {
+            temperature: args.temperature,
+            max_new_tokens: args.max_new_tokens,
+            ..Sampling::default()
+        },
+        seed: desk.seed,
+    };
+    let settings = serde_json::to_string(&(
+        by.model.id(),
+        by.constitution.hash(),
+        &by.positive,
+        &by.negative,
+        &by.sampling,
+        by.seed,
+    ))
+    .unwrap_or_default();
+    let items: Vec<_> = desk
+        .dataset
+        .rows
+        .iter()
+        .map(|row| {
+            let prompt = serde_json::to_string(&row.prompt).unwrap_or_default();
+            let key = rlaif::rows::row_key(&["contrast", &settings, &row.id, &prompt]);
+            (key, row)
+        })
+        .collect();
+    let by = &by;
+    let (tally, gate) = desk
+        .work(
+            "contrast",
+            &args.files.out,
+            &args.endpoint,
+            items,
+            |row: &Row| async move { rlaif_feedback::contrast(by, &row.id, &row.prompt).await },
+            |row, pair: Option<&Judgment>| match pair {
+                Some(pair) => judged_row(row, pair),
+                None => not_run(row, json!({"rlaif_id": row.id})),
+            },
+        )
+        .await?;
+    let words = format!(
+        "{} of {} prompts answered twice, labeled by construction",
+        tally.count(Outcome::Decided),
+        tally.rows
     );
     desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
 }

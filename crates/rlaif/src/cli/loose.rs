@@ -784,7 +784,7 @@ fn pairs_of<'a>(
 }
 
 /// The input's columns with the label.
-fn judged_row(row: &Row, j: &Judgment) -> Value {
+pub fn judged_row(row: &Row, j: &Judgment) -> Value {
     with_columns(&row.columns, &row.prompt, label_columns(j))
 }
 

@@ -71,6 +71,7 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
         Verb::Judge(args) => loose::judge(&args, &global).await,
+        Verb::Contrast(args) => judging::contrast(&args, &global).await,
         Verb::Rate(args) => judging::rate(&args, &global).await,
         Verb::Calls(args) => calls::calls(&args, &global),
         Verb::Export(args) => run::export(&args, &global),
