@@ -554,7 +554,10 @@ async fn by_scores(
             for r in [&a, &b] {
                 end.usage.add(&r.usage);
                 end.shortened = end.shortened.or(r.rating.shortened);
-                reasons.push(r.rating.reason.clone());
+                reasons.push(match &r.rating.error {
+                    Some(error) => error.clone(),
+                    None => r.rating.reason.clone(),
+                });
             }
             let weight = juror * by;
             let mut opinion = Opinion {
