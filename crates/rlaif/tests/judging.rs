@@ -85,7 +85,7 @@ async fn a_planted_position_bias_is_removed() {
         write(folder.path(), "pairs.jsonl", &pairs);
         let mut worst = Vec::new();
         for how in ["--combine logit", "--combine probability", "--orders given"] {
-            let out = how.replace(' ', "");
+            let out = how.replace("--", "").replace(' ', "-");
             let args = format!(
                 "judge pairs.jsonl --constitution default.toml --critic {}#m --out {out}.jsonl {how}",
                 standin.url()

@@ -114,7 +114,19 @@ pub(super) enum Scorer {
     Command(String),
     #[cfg(feature = "remote")]
     Url(String),
-    Judge(Box<JudgeReward>, tokio::runtime::Runtime),
+    Judge(Box<JudgeReward>, Background),
+}
+
+/// The runtime on which a judge is asked. Training may itself stand on a runtime, within which
+/// another one must not be waited for when it ends.
+pub(super) struct Background(Option<tokio::runtime::Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A completion waiting for its score.
@@ -151,7 +163,7 @@ impl Scorer {
                 let entered = runtime.enter();
                 let reward = source.open(out)?;
                 drop(entered);
-                Scorer::Judge(Box::new(reward), runtime)
+                Scorer::Judge(Box::new(reward), Background(Some(runtime)))
             }
         })
     }
@@ -296,9 +308,12 @@ impl RewardModel {
 /// On a thread of its own, as in [`ask_service`].
 fn ask_judge(
     reward: &JudgeReward,
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Background,
     asked: &[(&[Message], &str)],
 ) -> Scores {
+    let Background(Some(runtime)) = runtime else {
+        return Vec::new();
+    };
     let items: Vec<ScoreItem<'_>> = asked
         .iter()
         .map(|(prompt, completion)| ScoreItem { prompt, completion })
