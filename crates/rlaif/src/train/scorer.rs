@@ -306,13 +306,10 @@ impl RewardModel {
 }
 
 /// On a thread of its own, as in [`ask_service`].
-fn ask_judge(
-    reward: &JudgeReward,
-    runtime: &Background,
-    asked: &[(&[Message], &str)],
-) -> Scores {
+fn ask_judge(reward: &JudgeReward, runtime: &Background, asked: &[(&[Message], &str)]) -> Scores {
+    let gone = |_: &(&[Message], &str)| Err("the thread that asks the judge has ended".to_owned());
     let Background(Some(runtime)) = runtime else {
-        return Vec::new();
+        return asked.iter().map(gone).collect();
     };
     let items: Vec<ScoreItem<'_>> = asked
         .iter()
@@ -331,10 +328,7 @@ fn ask_judge(
             .into_iter()
             .map(|s| s.map(|Score(s)| s).map_err(|e| e.to_string()))
             .collect(),
-        Err(_) => asked
-            .iter()
-            .map(|_| Err("the thread that asks the judge has ended".to_owned()))
-            .collect(),
+        Err(_) => asked.iter().map(gone).collect(),
     }
 }
 
