@@ -426,6 +426,7 @@ impl Endpoint {
                         unseen_mass: found.unseen.clamp(0.0, 1.0) as f32,
                     },
                     text: reply.text,
+                    reasoning: reply.reasoning,
                     usage,
                 });
             }
@@ -545,6 +546,10 @@ fn count(
         .iter()
         .filter_map(|r| read_choice(&r.text, choices))
         .collect();
+    let thoughts: Vec<&str> = answers
+        .iter()
+        .filter_map(|r| r.reasoning.as_deref())
+        .collect();
     let text = answers
         .iter()
         .map(|r| r.text.as_str())
@@ -569,6 +574,7 @@ fn count(
             draws: read.len() as u32,
         },
         text,
+        reasoning: (!thoughts.is_empty()).then(|| thoughts.join("\n---\n")),
         usage,
     })
 }

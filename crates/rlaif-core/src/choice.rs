@@ -45,6 +45,8 @@ struct Patterns {
     leading: Option<Regex>,
     bare: Option<Regex>,
     comparative: Option<Regex>,
+    praise: Option<Regex>,
+    subject: Option<Regex>,
     tie: Option<Regex>,
     named: Option<Regex>,
 }
@@ -53,6 +55,16 @@ struct Patterns {
 const LETTER: &str = r#"[\[\(\*"'`_\\{]{0,4}([AB])[\]\)\*"'`_}]{0,4}"#;
 /// What stands before a letter.
 const NOUN: &str = r"(?:(?:the )?(?:response|answer|option|assistant|completion|candidate|summary|output|choice|text|reply)s?\s+)?";
+
+/// How a comparison goes on behind its letter and verb.
+const DEGREE: &str = r"(?:(?:a|the|clearly|much|slightly|significantly|far|somewhat|overall|definitely|marginally)\s+)*";
+const BETTER: &str = r"(?:better|best|preferable|preferred|superior|winner)\b";
+const PRAISE: &str = r"(?:stronger|safer|more\s+\w+|less\s+(?:harmful|toxic|offensive|biased))";
+
+/// A letter of which something is said: "(A) is", "Response B seems".
+fn subject() -> String {
+    format!(r"(?i)(?:{NOUN})(?-i:{LETTER})\s+(?:is|was|seems|does|would be)\s+")
+}
 
 static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
     let compile = |text: &str| Regex::new(text).ok();
@@ -72,10 +84,11 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
             r"^(?i:{NOUN})(?:(?:\(([AB])\)|\*\*\(?([AB])\)?\*\*|\[([AB])\])(?:$|[.:;,!\n]|\s+(?:because|since|as|for|[—–-])\s)|([AB])(?:[\):.,;\n]|\s+[—–-]\s))"
         )),
         bare: compile(&format!(r"^(?i:{NOUN}){LETTER}[.!]?$")),
-        // "(A) is better than (B)", "Response B is clearly more helpful"
-        comparative: compile(&format!(
-            r"(?i)(?:{NOUN})(?-i:{LETTER})\s+(?:is|was|seems|does|would be)\s+(?:(?:a|the|clearly|much|slightly|significantly|far|somewhat|overall|definitely|marginally)\s+)*(?:better|best|preferable|preferred|superior|stronger|safer|winner|more\s+\w+|less\s+(?:harmful|toxic|offensive|biased))"
-        )),
+        // "(A) is better than (B)"
+        comparative: compile(&format!("{}{DEGREE}{BETTER}", subject())),
+        // "Response B is clearly more helpful": a verdict only where nothing is said of the other.
+        praise: compile(&format!("{}{DEGREE}{PRAISE}", subject())),
+        subject: compile(&subject()),
         tie: compile(
             r"(?i)^\W*(?:it(?:'s| is) )?(?:a )?(?:tie|draw|both|neither|equal|equally good|same)\W*$|\b(?:it is|it's|this is|verdict:|answer is|answer:|result:|call it) an? (?:tie|draw)\b|\b(?:verdict|answer|winner|result|choice)\b\W{1,4}(?:is )?(?:a )?(?:tie|draw|neither|both)\b|\bequally (?:good|bad|helpful|harmless|harmful)\b|\bboth (?:responses|answers) are (?:equal|the same|identical)",
         ),
@@ -99,15 +112,29 @@ fn first_group(captures: &regex_lite::Captures<'_>) -> Option<Verdict> {
         .and_then(|m| letter(m.as_str()))
 }
 
-/// The text behind a reasoning model's thoughts: what follows the last `</think>`. A text that
-/// opens `<think>` and never closes it has no answer yet, and gives the empty text.
+/// A reasoning model's thoughts, where it wrote any, and the text behind them: what follows the
+/// last `</think>`. A text that opens `<think>` and never closes it has no answer yet, and gives
+/// the empty text.
+#[must_use]
+pub fn split_reasoning(text: &str) -> (Option<&str>, &str) {
+    let thought = |text: &'_ str| text.trim_start().trim_start_matches("<think>").len();
+    match text.rfind("</think>") {
+        Some(at) => {
+            let before = &text[..at];
+            let from = before.len() - thought(before);
+            (Some(before[from..].trim()), &text[at + "</think>".len()..])
+        }
+        None if text.trim_start().starts_with("<think>") => {
+            (Some(text[text.len() - thought(text)..].trim()), "")
+        }
+        None => (None, text),
+    }
+}
+
+/// The text behind a reasoning model's thoughts; see [`split_reasoning`].
 #[must_use]
 pub fn without_reasoning(text: &str) -> &str {
-    match text.rfind("</think>") {
-        Some(at) => &text[at + "</think>".len()..],
-        None if text.trim_start().starts_with("<think>") => "",
-        None => text,
-    }
+    split_reasoning(text).1
 }
 
 /// True where a later line opens with the other letter: the text goes through both responses, so
@@ -127,8 +154,8 @@ fn lists_other(text: &str, verdict: Verdict) -> bool {
 /// marked verdict (`[[A]]`, `[RESULT] B`, `\boxed{A}`), the last one; (3) a reply that is the
 /// letter alone; (4) a reply that opens with it; (5) a stated verdict ("the answer is (B)", the
 /// last one; a JSON field such as `"winner": "A"` reads the same); (6) a stated tie; (7) a
-/// comparison ("(A) is better"), where all such sentences agree; (8) the only letter named in
-/// round brackets. Anything else is [`Verdict::Unparseable`].
+/// comparison ("(A) is better"; "(A) is more helpful" where nothing is said of the other), where
+/// all such sentences agree; (8) the only letter named in round brackets. Anything else is [`Verdict::Unparseable`].
 ///
 /// ```
 /// use rlaif_core::{Verdict, parse_preference};
@@ -178,37 +205,53 @@ pub fn parse_preference(text: &str) -> Verdict {
     if p.tie.as_ref().is_some_and(|regex| regex.is_match(text)) {
         return Verdict::Tie;
     }
-    for regex in [&p.comparative, &p.named].into_iter().flatten() {
+    let unanimous = |regex: &Regex| {
         let mut found = regex.captures_iter(text).filter_map(|c| first_group(&c));
-        if let Some(first) = found.next() {
-            return if found.all(|other| other == first) {
-                first
-            } else {
-                Verdict::Unparseable
-            };
-        }
+        let first = found.next()?;
+        Some(match found.all(|other| other == first) {
+            true => first,
+            false => Verdict::Unparseable,
+        })
+    };
+    if let Some(verdict) = p.comparative.as_ref().and_then(unanimous) {
+        return verdict;
     }
-    Verdict::Unparseable
+    if let Some(verdict) = p.praise.as_ref().and_then(unanimous) {
+        let of_both = p.subject.as_ref().and_then(unanimous) == Some(Verdict::Unparseable);
+        return if of_both {
+            Verdict::Unparseable
+        } else {
+            verdict
+        };
+    }
+    let named = p.named.as_ref().and_then(unanimous);
+    named.unwrap_or(Verdict::Unparseable)
 }
 
 /// Reads which of several choices a text names, by their spellings; `None` where it names none or
 /// more than one.
 ///
-/// Choices that are spelled as the letters A and B are read by [`parse_preference`]; others must
-/// open the text or close it, as a word of their own.
+/// Choices whose first two are spelled as the letters A and B are read by [`parse_preference`], a
+/// tie as the choice that is spelled C or `tie`; others must open the text or close it, as a word
+/// of their own.
 #[must_use]
 pub fn read_choice(text: &str, choices: &[Vec<String>]) -> Option<usize> {
-    if is_letter_pair(choices) {
-        return match parse_preference(text) {
-            Verdict::A => Some(0),
-            Verdict::B => Some(1),
-            Verdict::Tie | Verdict::Unparseable => None,
-        };
+    let mut from = 0;
+    if choices.get(..2).is_some_and(is_letter_pair) {
+        match parse_preference(text) {
+            Verdict::A => return Some(0),
+            Verdict::B => return Some(1),
+            Verdict::Tie => {
+                return (2..choices.len())
+                    .find(|i| spells(&choices[*i], "C") || spells(&choices[*i], "tie"));
+            }
+            Verdict::Unparseable => from = 2,
+        }
     }
     let text = without_reasoning(text).trim();
     let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let at = |place: &dyn Fn(&str) -> bool| {
-        let mut hits = (0..choices.len()).filter(|&i| {
+        let mut hits = (from..choices.len()).filter(|&i| {
             choices[i]
                 .iter()
                 .map(|s| s.trim())
@@ -229,14 +272,15 @@ pub fn read_choice(text: &str, choices: &[Vec<String>]) -> Option<usize> {
     at(&opens).or_else(|| at(&closes))
 }
 
+/// True where a choice is spelled with this word, whatever brackets it.
+fn spells(choice: &[String], word: &str) -> bool {
+    choice
+        .iter()
+        .any(|s| s.trim_matches(|c: char| !c.is_alphanumeric()) == word)
+}
+
 /// True for two choices spelled with the letters A and B, in this order.
-#[must_use]
-pub fn is_letter_pair(choices: &[Vec<String>]) -> bool {
-    let spells = |choice: &[String], letter: &str| {
-        choice
-            .iter()
-            .any(|s| s.trim_matches(|c: char| !c.is_alphanumeric()) == letter)
-    };
+fn is_letter_pair(choices: &[Vec<String>]) -> bool {
     matches!(choices, [a, b] if spells(a, "A") && spells(b, "B"))
 }
 
@@ -255,6 +299,8 @@ mod tests {
                 &p.leading,
                 &p.bare,
                 &p.comparative,
+                &p.praise,
+                &p.subject,
                 &p.tie,
                 &p.named
             ]
@@ -307,6 +353,8 @@ mod tests {
                 "(A) is better in tone. (B) is better in content.",
                 Unparseable,
             ),
+            ("(A) is kinder. (B) is more accurate.", Unparseable),
+            ("(A) is polite, but (B) is better.", B),
             ("<think>the answer is (A)", Unparseable),
             ("I'm sorry, but I can't help with that.", Unparseable),
             ("The better answer is a matter of taste.", Unparseable),

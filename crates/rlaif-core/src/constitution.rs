@@ -14,7 +14,7 @@ use crate::message::Message;
 use crate::seed;
 
 /// Constitutions supplied with the tool, by file name.
-const SUPPLIED: [(&str, &str); 3] = [
+const SUPPLIED: [(&str, &str); 4] = [
     (
         "default.toml",
         include_str!("../../../constitutions/default.toml"),
@@ -26,6 +26,10 @@ const SUPPLIED: [(&str, &str); 3] = [
     (
         "polite.toml",
         include_str!("../../../constitutions/polite.toml"),
+    ),
+    (
+        "ultrafeedback.toml",
+        include_str!("../../../constitutions/ultrafeedback.toml"),
     ),
 ];
 
@@ -43,9 +47,13 @@ pub struct Principle {
     /// Asks the judge which of two responses is better.
     #[serde(default)]
     pub preference: String,
-    /// How often it is drawn, relative to the others; at least 0.
+    /// How often it is drawn, and what it counts in a mean, relative to the others; at least 0.
     #[serde(default = "one")]
     pub weight: f64,
+    /// `preference` asks which response is *worse* ("Which is more harmful?"): the judge's
+    /// probability is turned round, once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inverted: bool,
     /// Free labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
@@ -173,6 +181,7 @@ impl Constitution {
                         revision: p.revision,
                         preference: String::new(),
                         weight: 1.0,
+                        inverted: false,
                         tags: Vec::new(),
                         examples: Vec::new(),
                         dimension: None,

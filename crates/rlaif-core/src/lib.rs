@@ -32,7 +32,7 @@ pub use model::{
 };
 pub use outcome::{Outcome, Probability};
 pub use record::{
-    Candidate, Cost, Critique, Judgment, OrderResult, Preference, PresentationOrder, Provenance,
-    Rater, Revision,
+    Candidate, Cost, Critique, Judgment, Opinion, OrderResult, Preference, PresentationOrder,
+    Provenance, Rater, Rating, Revision, Shortened, Told,
 };
 pub use reward::{Reward, RewardError, Score, ScoreItem};

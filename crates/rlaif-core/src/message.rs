@@ -83,12 +83,18 @@ pub struct Prompt(pub Vec<Message>);
 
 impl Prompt {
     /// The conversation as plain text, for a judge's prompt: a single user turn is given as it
-    /// is, a longer conversation with `Human:` and `Assistant:` labels (Bai et al. 2022, §4.1).
+    /// is, a longer conversation as [`Prompt::to_transcript`] gives it.
     #[must_use]
     pub fn to_text(&self) -> String {
-        if let [only] = self.0.as_slice() {
-            return only.content.clone();
+        match self.0.as_slice() {
+            [only] => only.content.clone(),
+            _ => self.to_transcript(),
         }
+    }
+
+    /// The conversation with `Human:` and `Assistant:` labels (Bai et al. 2022, §4.1).
+    #[must_use]
+    pub fn to_transcript(&self) -> String {
         let label = |role: Role| match role {
             Role::System => "System",
             Role::User => "Human",

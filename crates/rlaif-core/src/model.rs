@@ -254,6 +254,8 @@ pub struct ChoiceLogprobs {
     pub evidence: Evidence,
     /// What the model wrote, where it wrote something.
     pub text: String,
+    /// What a reasoning model thought first, kept apart.
+    pub reasoning: Option<String>,
     /// What it used.
     pub usage: Usage,
 }
@@ -346,6 +348,12 @@ pub trait LanguageModel: Send + Sync {
 
     /// What it can do, as far as known.
     fn capabilities(&self) -> Capabilities;
+
+    /// Tokens of a text, where the tokenizer is known; special tokens are not counted.
+    fn count_tokens(&self, text: &str) -> Option<usize> {
+        let _ = text;
+        None
+    }
 
     /// Samples one answer.
     ///

@@ -139,6 +139,8 @@ pub enum RevisionFlag {
     RepeatsCritique,
     /// It is empty.
     Empty,
+    /// It declines to answer where the response did not.
+    Refusal,
 }
 
 /// A response rewritten in the light of a critique.
@@ -202,6 +204,55 @@ pub struct OrderResult {
     /// Why it failed, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the judge told beside its verdict.
+    #[serde(default, flatten)]
+    pub told: Told,
+}
+
+/// What a judge told beside its verdict; all of it absent where it told nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Told {
+    /// P(tie), in [0, 1], where the template offers a tie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tie_mass: Option<f64>,
+    /// P(the judge abstains), in [0, 1], where it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abstain_mass: Option<f64>,
+    /// The rationale before the verdict; several samples are parted by a line `---`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub rationale: String,
+    /// What a reasoning model thought, kept apart from its answer.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub reasoning: String,
+}
+
+/// One judge's view by one principle, where a judgment combines several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Opinion {
+    /// Who judged.
+    pub judge: ModelId,
+    /// Id of the principle judged by; `null` where the whole constitution was.
+    pub principle: Option<String>,
+    /// Its weight in the mean, above 0.
+    pub weight: f64,
+    /// P(the response given first is better), both orders combined; `null` unless decided or tie.
+    pub p_first: Probability,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The orders name the same response; `null` where fewer than two were read.
+    pub orders_agree: Option<bool>,
+    /// Each presentation.
+    pub orders: Vec<OrderResult>,
+}
+
+/// What a judge was shown of a pair that did not fit: shares of the characters, in (0, 1].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shortened {
+    /// Of the prompt.
+    pub prompt: f64,
+    /// Of each response; the same for all, so that none is at a disadvantage.
+    pub responses: f64,
 }
 
 /// A judge's comparison of two responses.
@@ -225,8 +276,17 @@ pub struct Judgment {
     pub orders_agree: Option<bool>,
     /// Why, in the judge's words; empty where it was not asked.
     pub reason: String,
-    /// Each presentation.
+    /// Each presentation. Of several judges or principles: the mean of each order.
     pub orders: Vec<OrderResult>,
+    /// Each judge's view by each principle, where there are several; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opinions: Vec<Opinion>,
+    /// The scores of both responses, where the label comes from scores; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f64>,
+    /// What did not fit; absent where the judge was shown everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortened: Option<Shortened>,
     /// Who judged.
     pub rater: Rater,
     /// What it cost.
@@ -234,6 +294,46 @@ pub struct Judgment {
     /// Where it comes from; absent for a label read from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+}
+
+/// A judge's score of one response.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rating {
+    /// The row's id.
+    pub id: String,
+    /// The conversation up to the response.
+    pub prompt: Prompt,
+    /// The response.
+    pub response: String,
+    /// Id of the principle, or name of the aspect, scored by; `null` where the whole constitution
+    /// was.
+    pub principle: Option<String>,
+    /// Expected score on the template's scale; `null` unless decided.
+    pub score: Option<f64>,
+    /// P of each score, lowest first; empty unless decided. Sums to 1.
+    pub distribution: Vec<f64>,
+    /// P(the answer was no score), in [0, 1].
+    pub off_choice_mass: Option<f32>,
+    /// How the distribution was obtained.
+    pub evidence: Option<Evidence>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why, in the judge's words; empty where it gave no words.
+    pub reason: String,
+    /// What the judge wrote.
+    pub raw: String,
+    /// Why it failed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What did not fit; absent where the judge was shown everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortened: Option<Shortened>,
+    /// Who scored.
+    pub rater: Rater,
+    /// What it cost.
+    pub cost: Cost,
+    /// Where it comes from.
+    pub provenance: Provenance,
 }
 
 /// A judgment turned into the two sides of a preference pair.

@@ -67,6 +67,7 @@ impl ScriptedModel {
                 off_choice_mass: (1.0 - sum).max(0.0) as f32,
                 evidence: Evidence::Exact,
                 text: String::new(),
+                reasoning: None,
                 usage: Self::usage(),
             });
         }
@@ -88,6 +89,7 @@ impl ScriptedModel {
             off_choice_mass: 0.0,
             evidence: Evidence::Sampled { draws: 1 },
             text,
+            reasoning: None,
             usage: Self::usage(),
         })
     }

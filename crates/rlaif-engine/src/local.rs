@@ -193,6 +193,10 @@ impl LanguageModel for LocalModel {
         }
     }
 
+    fn count_tokens(&self, text: &str) -> Option<usize> {
+        self.tokenizer.encode(text, false).ok().map(|ids| ids.len())
+    }
+
     fn sample<'a>(
         &'a self,
         request: &'a SampleRequest,
@@ -306,6 +310,7 @@ impl LanguageModel for LocalModel {
                 off_choice_mass: (1.0 - total).clamp(0.0, 1.0) as f32,
                 evidence: Evidence::Exact,
                 text: String::new(),
+                reasoning: None,
                 usage: self.count(usage(length, 0)),
             })
         })

@@ -9,6 +9,7 @@
 //! default. Everything that can be printed derives `Serialize`, so a missing figure is `null`.
 
 pub mod agreement;
+pub mod bradley_terry;
 pub mod calibration;
 pub mod correlation;
 pub mod error;
@@ -20,6 +21,7 @@ pub mod summary;
 pub mod winrate;
 
 pub use agreement::{Kappa, LengthBin, agreement, agreement_by, agreement_by_length, cohen_kappa};
+pub use bradley_terry::{Strengths, bradley_terry};
 pub use calibration::{Binning, ReliabilityBin, brier, ece, log_loss, reliability};
 pub use correlation::{kendall_tau_b, pearson, spearman};
 pub use error::{Error, Result};

@@ -17,6 +17,7 @@ fn order(order: PresentationOrder, p: Option<f64>) -> OrderResult {
         outcome: p.map_or(Outcome::Unparseable, |_| Outcome::Decided),
         raw: String::new(),
         error: None,
+        told: rlaif_core::Told::default(),
     }
 }
 
@@ -50,6 +51,9 @@ fn judgment(
             order(PresentationOrder::Given, given),
             order(PresentationOrder::Swapped, swapped),
         ],
+        opinions: Vec::new(),
+        scores: Vec::new(),
+        shortened: None,
         rater: Rater::Model(ModelId::new("judge")),
         cost: Cost::default(),
         provenance: None,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use rlaif_core::choice::split_reasoning;
 use rlaif_core::{
-    CallContext, Finish, ItemId, Message, Model, ModelError, Outcome, SampleRequest, Sampling,
-    Usage, seed,
+    CallContext, Finish, ItemId, Message, Model, ModelError, Outcome, Role, SampleRequest,
+    Sampling, Usage, seed,
 };
 
 use crate::error::FeedbackError;
@@ -12,6 +13,10 @@ use crate::error::FeedbackError;
 /// An answer's text, or how it failed.
 pub(crate) struct Answer {
     pub text: String,
+    /// What a reasoning model thought, kept apart.
+    pub reasoning: String,
+    /// The text ends at the token limit.
+    pub cut: bool,
     pub outcome: Outcome,
     pub error: Option<String>,
     pub usage: Usage,
@@ -23,33 +28,23 @@ pub(crate) fn outcome_of(error: ModelError) -> Result<Answer, FeedbackError> {
         return Err(FeedbackError::Stop(error));
     }
     let message = Some(error.to_string());
-    Ok(match error {
-        ModelError::Refused { text } => Answer {
-            text,
-            outcome: Outcome::Refused,
-            error: message,
-            usage: Usage::default(),
-        },
+    let (text, outcome, usage) = match error {
+        ModelError::Refused { text } => (text, Outcome::Refused, Usage::default()),
         ModelError::Unparseable {
             text,
-            truncated,
+            truncated: true,
             usage,
-        } => Answer {
-            text,
-            outcome: if truncated {
-                Outcome::Truncated
-            } else {
-                Outcome::Unparseable
-            },
-            error: message,
-            usage,
-        },
-        _ => Answer {
-            text: String::new(),
-            outcome: Outcome::Failed,
-            error: message,
-            usage: Usage::default(),
-        },
+        } => (text, Outcome::Truncated, usage),
+        ModelError::Unparseable { text, usage, .. } => (text, Outcome::Unparseable, usage),
+        _ => (String::new(), Outcome::Failed, Usage::default()),
+    };
+    Ok(Answer {
+        text,
+        reasoning: String::new(),
+        cut: outcome == Outcome::Truncated,
+        outcome,
+        error: message,
+        usage,
     })
 }
 
@@ -66,22 +61,28 @@ pub(crate) fn context(stage: &str, row: &str, draw: u32, seed: u64, what: &str) 
     )
 }
 
-/// Samples one answer. Empty text counts as unparseable: there is nothing to use.
+/// Samples one answer. A last turn of the assistant is the answer's beginning. Empty text counts as
+/// unparseable: there is nothing to use. What a model in memory thinks aloud is kept apart here, as
+/// a client keeps it apart for an endpoint.
 pub(crate) async fn sample(
     model: &Model,
     messages: Vec<Message>,
     sampling: &Sampling,
     cx: &CallContext,
 ) -> Result<Answer, FeedbackError> {
+    let (messages, prefill) = with_prefill(messages);
     let request = SampleRequest {
         messages: Arc::from(messages),
-        prefill: None,
+        prefill,
         sampling: sampling.clone(),
     };
     match model.sample(&request, cx).await {
         Err(error) => outcome_of(error),
         Ok(completion) => {
-            let text = completion.text.trim().to_owned();
+            let (thought, visible) = split_reasoning(&completion.text);
+            let text = visible.trim().to_owned();
+            let reasoning = completion.reasoning.clone();
+            let reasoning = reasoning.or_else(|| thought.map(str::to_owned));
             let (outcome, error) = match completion.finish {
                 Finish::ContentFilter => (
                     Outcome::Refused,
@@ -98,10 +99,23 @@ pub(crate) async fn sample(
             };
             Ok(Answer {
                 text,
+                reasoning: reasoning.unwrap_or_default(),
+                cut: completion.finish == Finish::Length,
                 outcome,
                 error,
                 usage: completion.usage,
             })
+        }
+    }
+}
+
+/// Parts a last turn of the assistant, with which the answer begins, from the conversation.
+pub(crate) fn with_prefill(mut messages: Vec<Message>) -> (Vec<Message>, Option<String>) {
+    match messages.pop() {
+        Some(last) if last.role == Role::Assistant => (messages, Some(last.content)),
+        last => {
+            messages.extend(last);
+            (messages, None)
         }
     }
 }

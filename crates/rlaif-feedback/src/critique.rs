@@ -23,8 +23,9 @@ pub enum Scope {
     /// One, drawn for the item by weight (Bai et al. 2022).
     #[default]
     Sampled,
-    /// Every one, in one question.
-    All,
+    /// The whole constitution, in one question.
+    #[serde(alias = "all")]
+    Whole,
 }
 
 /// How to critique.
@@ -35,7 +36,7 @@ pub struct CritiqueConfig {
     pub model: String,
     /// `structured`, `cai`, or the path of a template file.
     pub template: String,
-    /// `sampled` or `all`.
+    /// `sampled` or `whole`.
     pub principles: Scope,
     /// How many worked conversations of the constitution are shown first (template `cai`).
     pub few_shots: usize,
@@ -48,7 +49,7 @@ impl Default for CritiqueConfig {
         CritiqueConfig {
             model: "critic".into(),
             template: "structured".into(),
-            principles: Scope::All,
+            principles: Scope::Whole,
             few_shots: 1,
             sampling: Sampling {
                 temperature: 0.0,
@@ -108,7 +109,7 @@ impl Critic {
                         .draw(seed::derive(item_seed, &["principle"])),
                 ]
             }
-            Scope::All => self.constitution.principles.iter().collect(),
+            Scope::Whole => self.constitution.principles.iter().collect(),
         }
     }
 }

@@ -20,6 +20,21 @@ pub enum FeedbackError {
         /// How the critique ended.
         outcome: rlaif_core::Outcome,
     },
+    /// A limit in tokens on a model whose tokenizer is not known.
+    #[error(
+        "`max_input_tokens` needs a tokenizer, and that of `{model}` is not known; give \
+         `max_input_chars` instead"
+    )]
+    NoTokenizer {
+        /// The model.
+        model: String,
+    },
+    /// Settings that contradict each other.
+    #[error("{problem}")]
+    Settings {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The model cannot be asked at all (a wrong key, a wrong name, a budget reached): every
     /// further call would fail alike.
     #[error(transparent)]

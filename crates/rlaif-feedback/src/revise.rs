@@ -233,7 +233,44 @@ fn flags(critique: &Critique, revision: &str) -> Vec<RevisionFlag> {
     if words(revision).is_empty() {
         flags.push(RevisionFlag::Empty);
     }
+    if declines(revision) && !declines(&critique.response) {
+        flags.push(RevisionFlag::Refusal);
+    }
     flags
+}
+
+/// True for a text that opens by declining to answer. Told by the words that assistants open a
+/// refusal with; a refusal in other words, or in another language, is not seen.
+fn declines(text: &str) -> bool {
+    const OPENINGS: [&str; 12] = [
+        "i can't help",
+        "i cannot help",
+        "i can't assist",
+        "i cannot assist",
+        "i can't provide",
+        "i cannot provide",
+        "i can't fulfill",
+        "i cannot fulfill",
+        "i won't",
+        "i'm not able to help",
+        "i am not able to help",
+        "i must decline",
+    ];
+    const BEFORE: [&str; 6] = [
+        "i'm sorry",
+        "i am sorry",
+        "sorry",
+        "i apologize",
+        "but",
+        "unfortunately",
+    ];
+    let text = text.to_lowercase().replace('\u{2019}', "'");
+    let mut rest = text.trim_start();
+    // "I'm sorry, but I can't help": what is said before is passed over.
+    while let Some(next) = BEFORE.iter().find_map(|word| rest.strip_prefix(word)) {
+        rest = next.trim_start_matches(|c: char| c.is_whitespace() || ",.;:!".contains(c));
+    }
+    OPENINGS.iter().any(|opening| rest.starts_with(opening))
 }
 
 /// The shipped template that a configuration names, for callers without files.
@@ -256,5 +293,24 @@ mod tests {
             "Revision of plans is hard."
         );
         assert_eq!(strip_label("Revision:"), "Revision:");
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_how_it_opens() {
+        for text in [
+            "I'm sorry, but I can\u{2019}t help with that.",
+            "I cannot assist with this request.",
+            "Unfortunately, I must decline.",
+        ] {
+            assert!(declines(text), "{text}");
+        }
+        for text in [
+            "Sorry to hear that! Here is what to do.",
+            "I can't recommend the first, so take the second.",
+            "Lock the door; I won't say it twice.",
+            "",
+        ] {
+            assert!(!declines(text), "{text}");
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use rlaif_core::{Constitution, Critique, Judgment, Model, Prompt, Revision, seed};
 use rlaif_feedback::{
-    Critic, CritiqueConfig, FeedbackError, Judge, JudgeConfig, Rationale, ReviseConfig, Reviser,
-    Scope,
+    Critic, CritiqueConfig, FeedbackError, Judge, JudgeConfig, Principles, Rationale, ReviseConfig,
+    Reviser,
 };
 
 use crate::error::Error;
@@ -32,7 +32,7 @@ impl RlaifAgent {
             critique: CritiqueConfig::default(),
             revise: ReviseConfig::default(),
             judge: JudgeConfig {
-                principles: Scope::All,
+                principles: Principles::Whole,
                 rationale: Rationale::After,
                 ..JudgeConfig::default()
             },

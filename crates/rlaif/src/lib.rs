@@ -51,4 +51,7 @@ pub use rlaif_core::{
     Preference, Principle, Probability, Prompt, Revision, Verdict, parse_preference,
     script::ScriptedModel,
 };
-pub use rlaif_feedback::{CritiqueConfig, JudgeConfig, Orders, Rationale, ReviseConfig, Scope};
+pub use rlaif_feedback::{
+    Combine, CritiqueConfig, JudgeConfig, Method, Orders, Principles, Rationale, ReviseConfig,
+    Scope, Ties,
+};

@@ -9,7 +9,7 @@ use rlaif_core::dataset::Dataset;
 use rlaif_core::seed::Split;
 #[cfg(feature = "local")]
 use rlaif_engine::LlamaConfig;
-use rlaif_feedback::{Judge, Rationale, Scope};
+use rlaif_feedback::{Judge, Method, Principles, Rationale, Scope};
 use serde::Serialize;
 
 #[cfg(feature = "local")]
@@ -77,10 +77,7 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         .iter()
         .map(|p| tokens(p.critique.len().max(p.preference.len())))
         .sum();
-    let principles = |scope: Scope| match scope {
-        Scope::All => all,
-        Scope::Sampled => all / constitution.principles.len().max(1) as u64,
-    };
+    let one = all / constitution.principles.len().max(1) as u64;
     let shots = |k: usize, turns: usize| -> u64 {
         let chats = &constitution.few_shots;
         let total: u64 = chats
@@ -139,8 +136,11 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         );
     }
     if let Some(c) = &recipe.critique {
-        let per =
-            mean_prompt + half + principles(c.principles) + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
+        let by = match c.principles {
+            Scope::Whole => all,
+            Scope::Sampled => one,
+        };
+        let per = mean_prompt + half + by + shots(c.few_shots, 4) + TEMPLATE_TOKENS;
         let generated = u64::from(c.sampling.max_new_tokens);
         add("critique", &c.model, n * draws, n * draws, per, generated);
     }
@@ -182,13 +182,28 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
                 n * each
             }
         };
-        let per = mean_prompt + 2 * half + principles(c.principles) + TEMPLATE_TOKENS;
-        let generated = match c.rationale {
-            Rationale::None => VERDICT_TOKENS,
-            _ => u64::from(c.rationale_tokens),
+        let by = match c.principles {
+            Principles::Whole => all,
+            Principles::Sampled | Principles::Each => one,
         };
-        let calls = pairs * u64::from(Judge::calls_per_pair(c));
-        add("judge", &c.model, pairs, calls, per, generated);
+        let shown = match c.method {
+            Method::Compare => 2 * half,
+            Method::Score => half,
+        };
+        let per = mean_prompt + shown + by + TEMPLATE_TOKENS;
+        let writes = c.rationale != Rationale::None || c.samples > 1;
+        let generated = match writes {
+            false => VERDICT_TOKENS,
+            true => u64::from(c.rationale_tokens),
+        };
+        let weighted = constitution.principles.iter().filter(|p| p.weight > 0.0);
+        let calls = pairs * u64::from(Judge::calls_per_pair(c, weighted.count()));
+        // Each judge is asked the same.
+        let each = calls / (1 + c.jury.len() as u64);
+        add("judge", &c.model, pairs, each, per, generated);
+        for juror in &c.jury {
+            add("judge", &juror.model, pairs, each, per, generated);
+        }
     }
     plans
 }

@@ -841,19 +841,8 @@ impl Recipe {
             }
         }
         if let Some(j) = &self.judge {
-            if !(0.0..=0.5).contains(&j.tie_margin) {
-                let message = format!(
-                    "`judge.tie_margin` must be in [0, 0.5], got `{}`",
-                    j.tie_margin
-                );
-                reader.fault(&["judge", "tie_margin"], message, None);
-            }
-            let [lo, hi] = j.cot_clamp;
-            if !(0.0 <= lo && lo <= hi && hi <= 1.0) {
-                let message = format!(
-                    "`judge.cot_clamp` must be two rising numbers in [0, 1], got `[{lo}, {hi}]`"
-                );
-                reader.fault(&["judge", "cot_clamp"], message, None);
+            for (key, problem) in j.faults() {
+                reader.fault(&["judge", key], format!("`judge.{key}` {problem}"), None);
             }
             if self.pairs.compare == Compare::Revision && self.revise.is_none() {
                 reader.fault(
@@ -929,6 +918,9 @@ impl Recipe {
         }
         if let Some(c) = &self.judge {
             add("judge", "model", &c.model);
+            for juror in &c.jury {
+                add("judge", "model", &juror.model);
+            }
         }
         #[cfg(feature = "local")]
         {

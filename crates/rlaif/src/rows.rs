@@ -58,7 +58,15 @@ impl Ended for Judgment {
     }
 
     fn error(&self) -> Option<String> {
-        self.orders.iter().find_map(|o| o.error.clone())
+        let views = self.opinions.iter().flat_map(|view| &view.orders);
+        let told = self
+            .orders
+            .iter()
+            .chain(views)
+            .find_map(|o| o.error.clone());
+        // A label from scores has no presentation; its reason says what failed.
+        let failed = self.outcome == Outcome::Failed && !self.reason.is_empty();
+        told.or_else(|| failed.then(|| self.reason.clone()))
     }
 
     fn cost(&self) -> rlaif_core::Cost {

@@ -85,13 +85,7 @@ pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
     let mut text = message.content.unwrap_or_default();
     let mut reasoning = message.reasoning_content.filter(|r| !r.is_empty());
     let raw_text_len = text.len();
-    let visible = rlaif_core::choice::without_reasoning(&text);
-    if visible.len() != text.len() {
-        let thought = text[..text.len() - visible.len()]
-            .trim()
-            .trim_start_matches("<think>")
-            .trim_end_matches("</think>")
-            .trim();
+    if let (Some(thought), visible) = rlaif_core::choice::split_reasoning(&text) {
         reasoning.get_or_insert_with(|| thought.to_owned());
         text = visible.trim_start().to_owned();
     }

@@ -17,10 +17,13 @@
 
 mod columns;
 mod files;
+mod human;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+
+pub use human::{Verdicts, read_verdicts};
 
 use crate::error::Result;
 use crate::message::Prompt;

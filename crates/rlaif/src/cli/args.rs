@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use rlaif_client::Concurrency;
 
+pub use super::judging::{ContrastArgs, HowArgs, RateArgs};
+
 /// Align a language model with a written constitution instead of an annotation team.
 #[derive(Parser)]
 #[command(
@@ -60,6 +62,10 @@ pub enum Verb {
     Revise(ReviseArgs),
     /// Let a judge compare pairs of responses under a constitution.
     Judge(JudgeArgs),
+    /// Let a judge score responses one by one, on a scale or by several aspects.
+    Rate(RateArgs),
+    /// Make pairs that need no judge: each prompt answered well and badly on purpose (RLCD).
+    Contrast(ContrastArgs),
     /// Look into a run's journal: what was asked, answered and charged.
     Calls(CallsArgs),
     /// Write a run's preferences for another tool.
@@ -233,15 +239,16 @@ pub struct FilesArgs {
 pub enum ScopeArg {
     /// One principle a row, drawn by weight.
     Sampled,
-    /// The whole constitution.
-    All,
+    /// The whole constitution in one question.
+    #[value(alias = "all")]
+    Whole,
 }
 
 impl From<ScopeArg> for rlaif::Scope {
     fn from(arg: ScopeArg) -> Self {
         match arg {
             ScopeArg::Sampled => rlaif::Scope::Sampled,
-            ScopeArg::All => rlaif::Scope::All,
+            ScopeArg::Whole => rlaif::Scope::Whole,
         }
     }
 }
@@ -256,7 +263,7 @@ pub struct CritiqueArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     /// Principles that a response is held against.
-    #[arg(long, value_enum, default_value_t = ScopeArg::All)]
+    #[arg(long, value_enum, default_value_t = ScopeArg::Whole)]
     pub principles: ScopeArg,
     /// `structured`, `cai`, or a template file.
     #[arg(long, value_name = "NAME", default_value = "structured")]
@@ -284,32 +291,10 @@ pub struct ReviseArgs {
     /// Most tokens of a revision.
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub max_new_tokens: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OrdersArg {
-    /// Each pair twice, the second time exchanged: position bias is measured and removed.
-    Both,
-    /// As given only: half the calls, position bias left in.
-    Given,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RationaleArg {
-    /// No reason: one call an order.
-    None,
-    /// A reason after the verdict: one more call a pair.
-    After,
-    /// Reasoning before the verdict: two calls an order, labels clamped to [0.4, 0.6].
-    First,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum CombineArg {
-    /// Mean of log-odds: an additive position bias cancels exactly.
-    Logit,
-    /// Mean of probabilities (Lee et al. 2023).
-    Probability,
+    /// Write (revision, original) as preference pairs as well, as TRL reads them; revisions that
+    /// are flagged make none.
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -321,27 +306,23 @@ pub struct JudgeArgs {
     pub critic: String,
     #[command(flatten)]
     pub endpoint: EndpointArgs,
-    /// Presentation orders.
-    #[arg(long, value_enum, default_value_t = OrdersArg::Both)]
-    pub orders: OrdersArg,
-    /// How two orders become one probability.
-    #[arg(long, value_enum, default_value_t = CombineArg::Logit)]
-    pub combine: CombineArg,
-    /// When the judge says why.
-    #[arg(long, value_enum, default_value_t = RationaleArg::None)]
-    pub rationale: RationaleArg,
-    /// Principles by which a pair is judged.
-    #[arg(long, value_enum, default_value_t = ScopeArg::Sampled)]
-    pub principles: ScopeArg,
-    /// `pair`, or a template file.
-    #[arg(long, value_name = "NAME", default_value = "pair")]
-    pub template: String,
-    /// A probability this near to one half is a tie.
-    #[arg(long, value_name = "X", default_value_t = 0.02)]
-    pub tie_margin: f64,
+    #[command(flatten)]
+    pub how: HowArgs,
     /// Pairs of a row with more than two completions: all, adjacent, best-worst, random:N.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub pairs: String,
+    /// Write a ranking of each row's completions as well: Bradley-Terry strengths from the labels
+    /// of its pairs, with their uncertainty; `rlaif export` reads it (best against worst).
+    #[arg(long, value_name = "FILE")]
+    pub ranking: Option<PathBuf>,
+    /// Add people's verdicts as rows with their rater, and measure the judge against them where
+    /// they are about the same pairs: AlpacaFarm's, AlpacaEval's, argilla's or Label Studio's shape.
+    #[arg(long, value_name = "FILE")]
+    pub import_human: Option<PathBuf>,
+    /// A folder with the judge's `tokenizer.json`, to check that each choice is one token.
+    #[cfg(feature = "local")]
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
     /// Write an HTML page on the labels as well.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

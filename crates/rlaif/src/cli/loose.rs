@@ -11,7 +11,7 @@ use rlaif::progress::Progress;
 use rlaif::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row, tally_of};
 use rlaif::stages::{commonest_error, critique as critiques, judge as judges, revise as revisions};
 use rlaif::{
-    Constitution, Critique, CritiqueConfig, JudgeConfig, Judgment, Outcome, Prompt, ReviseConfig,
+    Constitution, Critique, CritiqueConfig, Judgment, Model, Outcome, Prompt, ReviseConfig,
 };
 use rlaif_core::dataset::{self, Dataset, Row};
 use rlaif_core::export::write_rows;
@@ -22,8 +22,7 @@ use rlaif_feedback::FeedbackError;
 use serde_json::{Map, Value, json};
 
 use super::args::{
-    CombineArg, CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, OrdersArg, RationaleArg,
-    ReviseArgs, RunLimits,
+    CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, ReviseArgs, RunLimits,
 };
 use super::dashboard::Dashboard;
 use super::metrics;
@@ -31,21 +30,21 @@ use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
 
 /// What every loose verb begins with.
-struct Desk {
-    constitution: Constitution,
-    dataset: Dataset,
+pub struct Desk {
+    pub constitution: Constitution,
+    pub dataset: Dataset,
     progress: Arc<dyn Progress>,
     bars: Arc<Bars>,
     models: Models,
     stop: Stop,
-    seed: u64,
+    pub seed: u64,
     begun: Instant,
     log_path: PathBuf,
     keeps_log: bool,
 }
 
 impl Desk {
-    fn open(
+    pub fn open(
         files: &FilesArgs,
         verb: &str,
         limits: &RunLimits,
@@ -99,8 +98,13 @@ impl Desk {
         })
     }
 
+    /// Opens a model that an argument names.
+    pub fn model(&mut self, name: &str, url: &str, args: &EndpointArgs) -> Result<Model, Error> {
+        self.models.of_argument(name, url, args, &self.progress)
+    }
+
     /// Runs rows and writes them; `line` makes an output row of an item and its record.
-    async fn work<T, R, F, Fut>(
+    pub async fn work<T, R, F, Fut>(
         &self,
         verb: &str,
         out: &Path,
@@ -169,7 +173,7 @@ impl Desk {
     }
 
     /// Prints what the verb came to, and turns the gate into the exit code.
-    fn end(
+    pub fn end(
         self,
         global: &Global,
         out: &Path,
@@ -275,7 +279,7 @@ pub fn stop_on_interrupt(stop: &Stop) {
 
 /// The input's own columns with those of the output; an input column of the same name is kept as
 /// `input_NAME`.
-fn with_columns(columns: &Map<String, Value>, prompt: &Prompt, added: Value) -> Value {
+pub fn with_columns(columns: &Map<String, Value>, prompt: &Prompt, added: Value) -> Value {
     let Value::Object(added) = added else {
         return added;
     };
@@ -299,14 +303,14 @@ fn with_columns(columns: &Map<String, Value>, prompt: &Prompt, added: Value) -> 
 }
 
 /// A row that was not reached.
-fn not_run(row: &Row, mut known: Value) -> Value {
+pub fn not_run(row: &Row, mut known: Value) -> Value {
     if let Some(map) = known.as_object_mut() {
         map.insert("outcome".into(), Outcome::NotRun.as_str().into());
     }
     with_columns(&row.columns, &row.prompt, known)
 }
 
-fn rater_name(rater: &Rater) -> String {
+pub fn rater_name(rater: &Rater) -> String {
     match rater {
         Rater::Model(id) => id.to_string(),
         Rater::Human(name) => name.clone(),
@@ -340,7 +344,7 @@ fn answers(dataset: &Dataset) -> Vec<Answer<'_>> {
     all
 }
 
-fn no_completions(files: &FilesArgs, n: &str) -> Error {
+pub fn no_completions(files: &FilesArgs, n: &str) -> Error {
     Error::input(
         format!("no row of `{}` has {n}", files.input.display()),
         "give rows with `completions`, `chosen` and `rejected`, or `output_1` and `output_2`; \
@@ -531,6 +535,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
         })
         .collect();
     let (reviser, critic) = (&reviser, critic.as_ref());
+    let made = std::cell::RefCell::new(Vec::<Value>::new());
     let (tally, gate) = desk
         .work(
             "revise",
@@ -563,6 +568,15 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                     .find(|r| r.outcome == Outcome::Decided);
                 let last = chain.steps.last();
                 let text = decided.map(|r| r.text.clone());
+                // By construction, not by a judge: the pair carries no probability.
+                if let Some(r) = decided.filter(|r| r.flags.is_empty()) {
+                    let pair = json!({"chosen": r.text, "rejected": a.response});
+                    let mut pair = with_columns(&Map::new(), &a.row.prompt, pair);
+                    if let Some(map) = pair.as_object_mut() {
+                        map.insert("rlaif_id".into(), a.id.clone().into());
+                    }
+                    made.borrow_mut().push(pair);
+                }
                 let mut completions = vec![a.response.clone()];
                 completions.extend(text.clone());
                 with_columns(
@@ -582,6 +596,9 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
             },
         )
         .await?;
+    if let Some(out) = &args.pairs {
+        write_rows(out, &made.into_inner())?;
+    }
     let words = format!(
         "{} of {} responses revised",
         tally.count(Outcome::Decided),
@@ -591,40 +608,21 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
 }
 
 pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
-    if !(0.0..=0.5).contains(&args.tie_margin) {
-        return Err(Error::input(
-            format!(
-                "`--tie-margin` must be in [0, 0.5], got `{}`",
-                args.tie_margin
-            ),
-            "the default is 0.02",
-        ));
-    }
+    let (config, jurors) = args.how.config()?;
     let select: Pairs = args.pairs.parse()?;
     let mut desk = Desk::open(&args.files, "judge", &args.endpoint.run, global)?;
-    let model = desk
-        .models
-        .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
-    let config = JudgeConfig {
-        template: args.template.clone(),
-        principles: args.principles.into(),
-        orders: match args.orders {
-            OrdersArg::Both => rlaif::Orders::Both,
-            OrdersArg::Given => rlaif::Orders::Given,
-        },
-        combine: match args.combine {
-            CombineArg::Logit => rlaif_feedback::Combine::Logit,
-            CombineArg::Probability => rlaif_feedback::Combine::Probability,
-        },
-        rationale: match args.rationale {
-            RationaleArg::None => rlaif::Rationale::None,
-            RationaleArg::After => rlaif::Rationale::After,
-            RationaleArg::First => rlaif::Rationale::First,
-        },
-        tie_margin: args.tie_margin,
-        ..JudgeConfig::default()
+    let model = desk.model("critic", &args.critic, &args.endpoint)?;
+    let mut jury = Vec::new();
+    for (i, url) in jurors.iter().enumerate() {
+        jury.push(desk.model(&format!("juror {}", i + 1), url, &args.endpoint)?);
+    }
+    let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?
+        .with_jury(jury);
+    check_choices(&by, args, &*desk.progress)?;
+    let people = match &args.import_human {
+        Some(file) => import_human(file, &args.files.out, &*desk.progress)?,
+        None => Vec::new(),
     };
-    let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
     let settings = judges::settings(&by);
     let items = pairs_of(&desk, &select, &settings)?;
     if items.is_empty() {
@@ -657,10 +655,24 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
         )
         .await?;
     let judgments = keep.into_inner();
+    if !people.is_empty() {
+        let added = people
+            .iter()
+            .map(|h| with_columns(&Map::new(), &h.prompt, label_columns(h)));
+        let mut rows: Vec<Value> = rlaif::stages::read_records(&args.files.out)?;
+        rows.extend(added);
+        write_rows(&args.files.out, &rows)?;
+    }
+    if let Some(out) = &args.ranking {
+        write_rows(out, &super::ranking::rows(&desk.dataset, &judgments))?;
+    }
     let labels: BTreeMap<String, f64> = judgments
         .iter()
         .zip(rows)
-        .filter_map(|(j, row)| Some((j.id.clone(), row.label.get()?)))
+        .filter_map(|(j, row)| {
+            let label = row.label.get().or_else(|| said_of(&people, j))?;
+            Some((j.id.clone(), label))
+        })
         .collect();
     let summary = figures::summary(&judgments, &labels)?;
     let mut words = figures::outcome_line(&judgments);
@@ -687,7 +699,49 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
     desk.end(global, &args.files.out, &tally, gate, extra, &words)
 }
 
+/// Choices that are more than one token cannot be read off the probabilities of one place. With a
+/// tokenizer that is a fault; without one it is said, for a template of the user's own.
+fn check_choices(
+    by: &rlaif_feedback::Judge,
+    args: &JudgeArgs,
+    progress: &dyn Progress,
+) -> Result<(), Error> {
+    #[cfg(feature = "local")]
+    if let Some(folder) = &args.tokenizer {
+        let tokenizer = rlaif_engine::Tokenizer::read(folder)?;
+        let count = |text: &str| tokenizer.encode(text, false).ok().map(|ids| ids.len());
+        if let Some(long) = by.long_choices(&count).first() {
+            return Err(Error::input(
+                format!(
+                    "the choice `{long}` of the template `{}` is more than one token of `{}`, in \
+                     every spelling",
+                    args.how.template,
+                    folder.display()
+                ),
+                "spell it as one token, such as a letter or a digit",
+            ));
+        }
+        return Ok(());
+    }
+    let known = by.jurors().all(|(m, _)| m.count_tokens("A").is_some());
+    if !known && Path::new(&args.how.template).is_file() {
+        progress.note(
+            "the judge's tokenizer is not known, so whether each choice of the template is one \
+             token was not checked; give `--tokenizer DIR`",
+        );
+    }
+    Ok(())
+}
+
 type PairItem<'a> = (String, (&'a Row, judges::Pair));
+
+/// The id of two of a row's completions.
+pub fn pair_id(row: &Row, i: usize, j: usize) -> String {
+    match row.completions.len() {
+        2 => row.id.clone(),
+        _ => format!("{}/{i}-{j}", row.id),
+    }
+}
 
 /// Pairs of every row that has at least two completions; rows with fewer are said.
 fn pairs_of<'a>(
@@ -709,11 +763,7 @@ fn pairs_of<'a>(
             .and_then(|v| serde_json::from_value(v.clone()).ok());
         let pair_seed = seed::derive(desk.seed, &["pairs", &row.id]);
         for (i, j) in pairs(n, select, ratings.as_deref(), pair_seed)? {
-            let id = if n == 2 {
-                row.id.clone()
-            } else {
-                format!("{}/{i}-{j}", row.id)
-            };
+            let id = pair_id(row, i, j);
             let pair = judges::Pair {
                 id,
                 prompt: row.prompt.clone(),
@@ -734,18 +784,76 @@ fn pairs_of<'a>(
 }
 
 /// The input's columns with the label.
-fn judged_row(row: &Row, j: &Judgment) -> Value {
+pub fn judged_row(row: &Row, j: &Judgment) -> Value {
+    with_columns(&row.columns, &row.prompt, label_columns(j))
+}
+
+/// The columns of a label.
+fn label_columns(j: &Judgment) -> Value {
     let p = rlaif::Preference::from(j);
-    with_columns(
-        &row.columns,
-        &row.prompt,
-        json!({
-            "rlaif_id": j.id,
-            "chosen": p.chosen, "rejected": p.rejected, "p_chosen": p.p_chosen,
-            "p_first": j.p_first, "orders_agree": j.orders_agree, "outcome": j.outcome,
-            "principle": j.principle, "judge": rater_name(&j.rater), "reason": j.reason,
-            "response_a": j.response_a, "response_b": j.response_b, "orders": j.orders,
-            "lost": j.provenance.as_ref().map(|p| &p.lost),
-        }),
-    )
+    json!({
+        "rlaif_id": j.id,
+        "chosen": p.chosen, "rejected": p.rejected, "p_chosen": p.p_chosen,
+        "p_first": j.p_first, "orders_agree": j.orders_agree, "outcome": j.outcome,
+        "principle": j.principle, "judge": rater_name(&j.rater), "reason": j.reason,
+        "response_a": j.response_a, "response_b": j.response_b, "orders": j.orders,
+        "opinions": j.opinions, "scores": j.scores, "shortened": j.shortened, "rater": j.rater,
+        "lost": j.provenance.as_ref().map(|p| &p.lost),
+    })
+}
+
+/// People's verdicts from a file; what cannot be read of it is said.
+fn import_human(file: &Path, out: &Path, progress: &dyn Progress) -> Result<Vec<Judgment>, Error> {
+    if out.extension().is_none_or(|e| e != "jsonl") {
+        return Err(Error::input(
+            format!(
+                "`--import-human` adds rows to a `.jsonl`, and `--out` is `{}`",
+                out.display()
+            ),
+            "write `--out FILE.jsonl`",
+        ));
+    }
+    let read = dataset::read_verdicts(file)?;
+    for fault in read.faults.iter().take(10) {
+        progress.note(&format!(
+            "{}:{}: {}",
+            file.display(),
+            fault.line,
+            fault.message
+        ));
+    }
+    if read.judgments.is_empty() {
+        return Err(Error::input(
+            format!(
+                "`{}` holds no verdict of a person that can be read",
+                file.display()
+            ),
+            "the shapes of AlpacaFarm, AlpacaEval, argilla and Label Studio are read",
+        ));
+    }
+    let n = read.judgments.len();
+    progress.note(&format!(
+        "{n} verdicts of people taken from {}",
+        file.display()
+    ));
+    Ok(read.judgments)
+}
+
+/// What people said of a judged pair: the mean over raters of P(first is better), where it leans.
+fn said_of(people: &[Judgment], judged: &Judgment) -> Option<f64> {
+    let (a, b) = (&judged.response_a, &judged.response_b);
+    let views = people
+        .iter()
+        .filter(|h| h.prompt == judged.prompt)
+        .filter_map(|h| {
+            let p = h.p_first.get()?;
+            match (&h.response_a, &h.response_b) {
+                (x, y) if (x, y) == (a, b) => Some(p),
+                (x, y) if (y, x) == (a, b) => Some(1.0 - p),
+                _ => None,
+            }
+        });
+    let views: Vec<f64> = views.collect();
+    let mean = views.iter().sum::<f64>() / views.len() as f64;
+    (mean - 0.5).abs().gt(&1e-9).then_some(mean)
 }

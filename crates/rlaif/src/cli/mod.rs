@@ -4,6 +4,7 @@
 mod args;
 mod calls;
 mod dashboard;
+mod judging;
 #[cfg(feature = "local")]
 mod local;
 mod loose;
@@ -11,6 +12,7 @@ mod metrics;
 mod models;
 #[cfg(feature = "local")]
 mod quickstart;
+mod ranking;
 mod run;
 mod show;
 #[cfg(feature = "local")]
@@ -69,6 +71,8 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
         Verb::Judge(args) => loose::judge(&args, &global).await,
+        Verb::Contrast(args) => judging::contrast(&args, &global).await,
+        Verb::Rate(args) => judging::rate(&args, &global).await,
         Verb::Calls(args) => calls::calls(&args, &global),
         Verb::Export(args) => run::export(&args, &global),
         Verb::Report(args) => run::report(&args, &global),

@@ -110,7 +110,7 @@ fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<R
         stages::template(&c.template, rlaif_feedback::Purpose::Revise, folder)?;
     }
     if let Some(c) = &recipe.judge {
-        stages::template(&c.template, rlaif_feedback::Purpose::Pair, folder)?;
+        stages::judge::check(c, &constitution, folder)?;
     }
     Ok(Ready {
         recipe,
@@ -483,6 +483,11 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
             .unwrap_or_default()
             .to_owned()
     };
+    let list = |name: &str| {
+        c.get(name)
+            .cloned()
+            .unwrap_or_else(|| Value::Array(Vec::new()))
+    };
     Some(Judgment {
         id: text("rlaif_id"),
         prompt: row.prompt.clone(),
@@ -500,7 +505,13 @@ fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
         orders_agree: c.get("orders_agree").and_then(Value::as_bool),
         reason: text("reason"),
         orders: serde_json::from_value(c.get("orders")?.clone()).ok()?,
-        rater: Rater::Model(ModelId::new(text("judge"))),
+        opinions: serde_json::from_value(list("opinions")).ok()?,
+        scores: serde_json::from_value(list("scores")).ok()?,
+        shortened: None,
+        rater: c
+            .get("rater")
+            .and_then(|r| serde_json::from_value(r.clone()).ok())
+            .unwrap_or_else(|| Rater::Model(ModelId::new(text("judge")))),
         cost: rlaif_core::Cost::default(),
         provenance: None,
     })

@@ -7,8 +7,8 @@ use rlaif::error::Error;
 use rlaif::progress::Progress;
 use rlaif::rows::Stop;
 use rlaif::train::{
-    self, At, DpoConfig, FitReport, Other, PpoConfig, RewardConfig, RewardSource, SftConfig,
-    TuneConfig,
+    self, At, DpoConfig, FitReport, JudgeSource, Other, PpoConfig, RewardConfig, RewardSource,
+    SftConfig, TuneConfig,
 };
 use rlaif_core::dataset::{self, Dataset};
 use rlaif_train::ppo;
@@ -127,11 +127,25 @@ pub struct PpoArgs {
     pub reward: Option<PathBuf>,
     /// A shell command that reads lines {"prompt", "completion"} and answers each with a line
     /// {"score": X} or {"error": "why"}, in order.
-    #[arg(long, value_name = "COMMAND", required_unless_present_any = ["reward", "reward_url"])]
+    #[arg(long, value_name = "COMMAND", required_unless_present_any = ["reward", "reward_url", "reward_judge"])]
     pub reward_command: Option<String>,
     /// A reward service in OpenRLHF's form: `POST /get_reward` with `query`, `prompts`, `labels`.
     #[arg(long, value_name = "URL", conflicts_with_all = ["reward", "reward_command"])]
     pub reward_url: Option<String>,
+    /// A judge that scores each completion from 1 to 10 by a constitution (direct RLAIF): a model's
+    /// folder, or `http://host:port/v1#NAME`. The expected score is mapped to [-1, 1].
+    #[arg(long, value_name = "MODEL", requires = "constitution",
+          conflicts_with_all = ["reward", "reward_command", "reward_url"])]
+    pub reward_judge: Option<String>,
+    /// The constitution that --reward-judge scores by.
+    #[arg(long, value_name = "FILE")]
+    pub constitution: Option<PathBuf>,
+    /// Template of --reward-judge: score, lee_direct, zheng_single, prometheus_single, or a file.
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub reward_template: String,
+    /// Environment variable that holds the key of --reward-judge.
+    #[arg(long, value_name = "VAR")]
+    pub api_key_env: Option<String>,
     /// Highest learning rate.
     #[arg(long, value_name = "LR", default_value_t = 1e-5)]
     pub learning_rate: f32,
@@ -296,21 +310,37 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
         },
         ..PpoConfig::default()
     };
-    let reward = match (&args.reward, &args.reward_command, &args.reward_url) {
-        (Some(folder), _, _) => RewardSource::Model(folder.clone()),
-        (None, Some(command), _) => RewardSource::Command(command.clone()),
-        (None, None, Some(url)) => RewardSource::Url(url.clone()),
-        (None, None, None) => {
-            return Err(Error::input(
-                "no reward was named",
-                "give --reward, --reward-command or --reward-url",
-            ));
-        }
-    };
+    let reward = reward_source(args, global)?;
     stop_on_interrupt(&stop);
     let at = at(&args.base, &args.out, global, &progress, &stop);
     show(&train::ppo(&config, &data, &reward, &at)?, global);
     Ok(0)
+}
+
+/// The reward that the arguments name.
+fn reward_source(args: &PpoArgs, global: &Global) -> Result<RewardSource, Error> {
+    if let Some(folder) = &args.reward {
+        return Ok(RewardSource::Model(folder.clone()));
+    }
+    if let Some(command) = &args.reward_command {
+        return Ok(RewardSource::Command(command.clone()));
+    }
+    if let Some(url) = &args.reward_url {
+        return Ok(RewardSource::Url(url.clone()));
+    }
+    match (&args.reward_judge, &args.constitution) {
+        (Some(model), Some(constitution)) => Ok(RewardSource::Judge(JudgeSource {
+            model: model.clone(),
+            api_key_env: args.api_key_env.clone(),
+            constitution: constitution.clone(),
+            template: args.reward_template.clone(),
+            seed: global.seed.unwrap_or(0),
+        })),
+        _ => Err(Error::input(
+            "no reward was named",
+            "give --reward, --reward-command, --reward-url, or --reward-judge",
+        )),
+    }
 }
 
 fn at<'a>(

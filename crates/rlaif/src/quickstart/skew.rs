@@ -115,6 +115,7 @@ mod tests {
                     off_choice_mass: 0.0,
                     evidence: Evidence::Exact,
                     text: String::new(),
+                    reasoning: None,
                     usage: Usage::default(),
                 })
             })

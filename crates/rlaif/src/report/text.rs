@@ -37,6 +37,7 @@ pub(super) fn flag(flag: RevisionFlag) -> &'static str {
     match flag {
         RevisionFlag::Unchanged => "unchanged",
         RevisionFlag::RepeatsCritique => "repeats the critique",
+        RevisionFlag::Refusal => "became a refusal",
         RevisionFlag::Empty => "empty",
     }
 }

@@ -290,7 +290,8 @@ async fn compare(
         ..config.clone()
     };
     let model = cx.model(&config.model)?;
-    let by = judge::judge_of(&config, model, cx.constitution, cx.templates(), run_seed)?;
+    let by = judge::judge_of(&config, model, cx.constitution, cx.templates(), run_seed)?
+        .with_jury(judge::jury(cx, &config)?);
     let settings = judge::settings(&by);
     let mut items = Vec::new();
     let mut inputs = BTreeMap::new();

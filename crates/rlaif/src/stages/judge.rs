@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rlaif_core::pairs::{Pairs, pairs};
 use rlaif_core::{Candidate, Constitution, Judgment, Model, Outcome, Prompt, Revision, seed};
-use rlaif_feedback::{Judge, JudgeConfig, Purpose, judge};
+use rlaif_feedback::{Exemplar, Judge, JudgeConfig, Method, Purpose, Scorer, judge};
 
 use super::{Context, StageReport, StageSpec, fixed, line, read_records, run_stage, template};
 use crate::error::Error;
@@ -28,10 +28,11 @@ pub struct Pair {
     pub response_b: String,
 }
 
-/// A judge as a recipe or a command line describes it; `folder` holds template files.
+/// A judge as a recipe or a command line describes it; `folder` holds template files. The models of
+/// `config.jury` are given to it afterwards, by [`Judge::with_jury`].
 ///
 /// # Errors
-/// A template that is wrong.
+/// A template that is wrong, or settings that it cannot serve; worked examples that cannot be read.
 pub fn judge_of(
     config: &JudgeConfig,
     model: Model,
@@ -40,31 +41,130 @@ pub fn judge_of(
     seed: u64,
 ) -> Result<Judge, Error> {
     let pair = template(&config.template, Purpose::Pair, folder)?;
-    Ok(Judge::new(
+    let mut by = Judge::new(
         model,
         constitution.clone(),
         config.clone(),
         Some(pair),
         seed,
-    )?)
+    )?;
+    if !config.exemplars.is_empty() {
+        by = by.with_exemplars(exemplars(&folder.join(&config.exemplars))?);
+    }
+    if config.method == Method::Score {
+        by = by.with_score_template(template(&config.score_template, Purpose::Score, folder)?)?;
+    }
+    Ok(by)
+}
+
+/// Checks all that a judge of a recipe needs beside its models.
+///
+/// # Errors
+/// As [`judge_of`].
+pub fn check(
+    config: &JudgeConfig,
+    constitution: &Constitution,
+    folder: &Path,
+) -> Result<(), Error> {
+    let pair = template(&config.template, Purpose::Pair, folder)?;
+    Judge::check(config, constitution, &pair)?;
+    template(&config.score_template, Purpose::Score, folder)?;
+    if !config.exemplars.is_empty() {
+        exemplars(&folder.join(&config.exemplars))?;
+    }
+    Ok(())
+}
+
+/// A scorer as a recipe or a command line describes it; `folder` holds template files.
+///
+/// # Errors
+/// A template that is wrong, or settings that it cannot serve.
+pub fn scorer_of(
+    config: &JudgeConfig,
+    model: Model,
+    constitution: &Constitution,
+    folder: &Path,
+    seed: u64,
+) -> Result<Scorer, Error> {
+    let by = template(&config.score_template, Purpose::Score, folder)?;
+    let (constitution, config) = (constitution.clone(), config.clone());
+    Ok(Scorer::new(model, constitution, config, Some(by), seed)?)
+}
+
+/// All that determines a score beside its response.
+#[must_use]
+pub fn scorer_settings(scorer: &Scorer) -> String {
+    fixed(&(
+        scorer.model.id(),
+        scorer.template_hash(),
+        scorer.constitution.hash(),
+        unnamed(&scorer.config),
+        scorer.seed,
+    ))
+}
+
+/// Worked examples from a file of preference pairs.
+fn exemplars(path: &Path) -> Result<Vec<Exemplar>, Error> {
+    let data = rlaif_core::dataset::read(path)?;
+    let pair = |row: rlaif_core::dataset::Row| match row.completions.as_slice() {
+        // The better one stands first, as in every file with `chosen` and `rejected`.
+        [chosen, rejected] if row.columns.contains_key("chosen") => Ok(Exemplar {
+            prompt: row.prompt.0,
+            chosen: chosen.clone(),
+            rejected: rejected.clone(),
+            principle: match row.columns.get("principle") {
+                Some(serde_json::Value::String(text)) => Some(text.clone()),
+                _ => None,
+            },
+        }),
+        _ => Err(Error::input(
+            format!("`{}:{}` is no worked example", path.display(), row.line),
+            "give `prompt`, `chosen` and `rejected`",
+        )),
+    };
+    if let Some(fault) = data.faults.first() {
+        return Err(Error::input(
+            format!("`{}:{}`: {}", path.display(), fault.line, fault.message),
+            "give `prompt`, `chosen` and `rejected`",
+        ));
+    }
+    data.rows.into_iter().map(pair).collect()
+}
+
+/// The further judges of a recipe, opened.
+///
+/// # Errors
+/// As [`Context::model`].
+pub(super) fn jury(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<Vec<Model>, Error> {
+    config.jury.iter().map(|j| cx.model(&j.model)).collect()
 }
 
 /// All that determines a judgment beside its pair.
 #[must_use]
 pub fn settings(judge: &Judge) -> String {
-    let config = JudgeConfig {
-        // The model's id and the template's hash stand for their names in a recipe.
-        model: String::new(),
-        template: String::new(),
-        ..judge.config.clone()
-    };
+    let judges: Vec<_> = judge.jurors().map(|(model, _)| model.id()).collect();
     fixed(&(
-        judge.model.id(),
+        judges,
         judge.template_hash(),
         judge.constitution.hash(),
-        config,
+        unnamed(&judge.config),
         judge.seed,
     ))
+}
+
+/// A configuration without what other things stand for: the models' ids, the templates' hashes.
+fn unnamed(config: &JudgeConfig) -> JudgeConfig {
+    let mut config = JudgeConfig {
+        model: String::new(),
+        template: String::new(),
+        score_template: String::new(),
+        exemplars: String::new(),
+        ..config.clone()
+    };
+    for juror in &mut config.jury {
+        juror.model.clear();
+    }
+    config
 }
 
 /// Key of one judgment in the row log.
@@ -165,13 +265,8 @@ fn candidate_pairs(
 pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageReport, Error> {
     let folder = cx.templates();
     let seed = cx.recipe.seed;
-    let by = judge_of(
-        config,
-        cx.model(&config.model)?,
-        cx.constitution,
-        folder,
-        seed,
-    )?;
+    let model = cx.model(&config.model)?;
+    let by = judge_of(config, model, cx.constitution, folder, seed)?.with_jury(jury(cx, config)?);
     let wanted = &cx.recipe.pairs;
     let (left, pairs) = match wanted.compare {
         Compare::Revision => {

@@ -29,7 +29,7 @@ pub use measure::{Measured, measure};
 pub use memory::{Need, available};
 pub use network::Network;
 pub use ppo::{PpoConfig, PpoReport, Scored, ppo};
-pub use scorer::{RewardModel, RewardSource};
+pub use scorer::{JudgeSource, RewardModel, RewardSource};
 
 use crate::error::Error;
 use crate::progress::Progress;

@@ -133,7 +133,7 @@ pub fn ppo(
         seed: at.seed,
         ..config.algorithm.clone()
     };
-    let scorer = Scorer::open(reward)?;
+    let scorer = Scorer::open(reward, at.out)?;
     let positions = config.max_prompt_length + algorithm.response_length;
     let mut network = desk.network(
         lora(config.lora, config.lora_alpha),

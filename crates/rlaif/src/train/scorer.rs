@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rlaif_core::Message;
+use rlaif_core::{CallContext, ItemId, Message, Model, Reward as _, Score, ScoreItem};
 use rlaif_engine::{
     Cache, EngineError, Inference, LlamaConfig, Options, Sequence, Tokenizer, Weights, Work,
 };
+use rlaif_feedback::JudgeReward;
 use rlaif_train::ppo::Scores;
 use serde::Serialize;
 use serde_json::Value;
@@ -25,6 +26,69 @@ pub enum RewardSource {
     /// A service in OpenRLHF's form, by its URL.
     #[cfg(feature = "remote")]
     Url(String),
+    /// A judge that scores by a constitution (direct RLAIF).
+    Judge(JudgeSource),
+}
+
+/// A judge as a reward.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgeSource {
+    /// `http://host:port/v1#NAME`, or a folder.
+    pub model: String,
+    /// The environment variable that holds its key.
+    pub api_key_env: Option<String>,
+    /// The constitution's file, or a supplied name.
+    pub constitution: PathBuf,
+    /// A supplied template for scores, or a file.
+    pub template: String,
+    /// Seed of the judge's draws.
+    pub seed: u64,
+}
+
+impl JudgeSource {
+    /// Opens the judge; calls to an endpoint are kept in a journal in the run's folder, so that a
+    /// run that goes on pays for none of them again.
+    fn open(&self, out: &Path) -> Result<JudgeReward, Error> {
+        let constitution = rlaif_core::Constitution::read(&self.constitution)?;
+        let config = rlaif_feedback::JudgeConfig {
+            score_template: self.template.clone(),
+            principles: rlaif_feedback::Principles::Whole,
+            ..rlaif_feedback::JudgeConfig::default()
+        };
+        let model = self.model(out)?;
+        let here = Path::new("");
+        let scorer =
+            crate::stages::judge::scorer_of(&config, model, &constitution, here, self.seed)?;
+        Ok(JudgeReward::new(scorer))
+    }
+
+    #[cfg(feature = "remote")]
+    fn model(&self, out: &Path) -> Result<Model, Error> {
+        if !(self.model.starts_with("http://") || self.model.starts_with("https://")) {
+            return crate::open(self.model.as_str());
+        }
+        let fault = |problem: String| Error::Open {
+            model: self.model.rsplit('@').next().unwrap_or_default().to_owned(),
+            problem,
+        };
+        let mut config = rlaif_client::EndpointConfig::from_url(&self.model)
+            .map_err(|e| fault(e.to_string()))?;
+        config.api_key_env.clone_from(&self.api_key_env);
+        std::fs::create_dir_all(out).map_err(rlaif_core::Error::io("create", out))?;
+        let journal = rlaif_client::Journal::open(&out.join("calls.sqlite"));
+        let ledger = rlaif_client::Ledger {
+            journal: Some(journal.map_err(|e| fault(e.to_string()))?),
+            budget: None,
+        };
+        let endpoint =
+            rlaif_client::Endpoint::open_with(config, &ledger).map_err(|e| fault(e.to_string()))?;
+        Ok(std::sync::Arc::new(endpoint))
+    }
+
+    #[cfg(not(feature = "remote"))]
+    fn model(&self, _: &Path) -> Result<Model, Error> {
+        crate::open(self.model.as_str())
+    }
 }
 
 impl RewardSource {
@@ -34,6 +98,13 @@ impl RewardSource {
             RewardSource::Command(command) => Ok(command.clone()),
             #[cfg(feature = "remote")]
             RewardSource::Url(url) => Ok(url.clone()),
+            RewardSource::Judge(judge) => Ok(format!(
+                "{}\n{}\n{}\n{}",
+                judge.model,
+                rlaif_core::Constitution::read(&judge.constitution)?.hash(),
+                judge.template,
+                judge.seed
+            )),
         }
     }
 }
@@ -43,6 +114,19 @@ pub(super) enum Scorer {
     Command(String),
     #[cfg(feature = "remote")]
     Url(String),
+    Judge(Box<JudgeReward>, Background),
+}
+
+/// The runtime on which a judge is asked. Training may itself stand on a runtime, within which
+/// another one must not be waited for when it ends.
+pub(super) struct Background(Option<tokio::runtime::Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// A completion waiting for its score.
@@ -60,7 +144,8 @@ pub(super) struct Item<'a> {
 }
 
 impl Scorer {
-    pub(super) fn open(source: &RewardSource) -> Result<Self, Error> {
+    /// `out` is the run's folder.
+    pub(super) fn open(source: &RewardSource, out: &Path) -> Result<Self, Error> {
         Ok(match source {
             RewardSource::Model(folder) => {
                 let cache_bytes = Options::default().cache_bytes;
@@ -69,6 +154,17 @@ impl Scorer {
             RewardSource::Command(command) => Scorer::Command(command.clone()),
             #[cfg(feature = "remote")]
             RewardSource::Url(url) => Scorer::Url(url.clone()),
+            RewardSource::Judge(source) => {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .enable_all()
+                    .build()
+                    .map_err(|e| Error::input(format!("cannot start a runtime: {e}"), ""))?;
+                let entered = runtime.enter();
+                let reward = source.open(out)?;
+                drop(entered);
+                Scorer::Judge(Box::new(reward), Background(Some(runtime)))
+            }
         })
     }
 
@@ -83,6 +179,7 @@ impl Scorer {
             Scorer::Command(command) => ask_command(command, &asked),
             #[cfg(feature = "remote")]
             Scorer::Url(url) => ask_service(url, policy, items),
+            Scorer::Judge(reward, runtime) => Ok(ask_judge(reward, runtime, &asked)),
         }
     }
 }
@@ -205,6 +302,33 @@ impl RewardModel {
             cache.release(s);
         }
         out
+    }
+}
+
+/// On a thread of its own, as in [`ask_service`].
+fn ask_judge(reward: &JudgeReward, runtime: &Background, asked: &[(&[Message], &str)]) -> Scores {
+    let gone = |_: &(&[Message], &str)| Err("the thread that asks the judge has ended".to_owned());
+    let Background(Some(runtime)) = runtime else {
+        return asked.iter().map(gone).collect();
+    };
+    let items: Vec<ScoreItem<'_>> = asked
+        .iter()
+        .map(|(prompt, completion)| ScoreItem { prompt, completion })
+        .collect();
+    let item = ItemId {
+        stage: "score".into(),
+        row: "".into(),
+        draw: 0,
+    };
+    let cx = CallContext::new(item, 0);
+    let ask = || runtime.block_on(reward.score(&items, &cx));
+    let scores = std::thread::scope(|scope| scope.spawn(ask).join());
+    match scores {
+        Ok(scores) => scores
+            .into_iter()
+            .map(|s| s.map(|Score(s)| s).map_err(|e| e.to_string()))
+            .collect(),
+        Err(_) => asked.iter().map(gone).collect(),
     }
 }
 

@@ -1,0 +1,443 @@
+//! How to judge, as arguments; and the verb `rate`.
+
+use std::path::Path;
+
+use clap::Args;
+use rlaif::error::Error;
+use rlaif::rows::Ended;
+use rlaif::stages::judge as judges;
+use rlaif::{Combine, JudgeConfig, Method, Orders, Outcome, Principles, Rationale, Ties};
+use rlaif_core::dataset::Row;
+use rlaif_core::{Cost, Judgment, Model, Rating, Sampling};
+use rlaif_feedback::{Contrast, Juror, Scorer, ratings};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::args::{EndpointArgs, FilesArgs, Global};
+use super::loose::{Desk, judged_row, no_completions, not_run, rater_name, with_columns};
+
+/// A word of a recipe, on the command line.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(Value::from(text)).map_err(|e| e.to_string())
+}
+
+/// How to judge: the keys of a recipe's `[judge]`.
+#[derive(Args, Clone)]
+pub struct HowArgs {
+    /// `compare` (the two are shown together) or `score` (each by itself; equal scores tie).
+    #[arg(long, value_parser = word::<Method>, default_value = "compare")]
+    pub method: Method,
+    /// `sampled` (one principle a pair, by weight), `each` (every one by itself, averaged, each
+    /// view kept) or `whole` (the whole constitution in one question).
+    #[arg(long, value_parser = word::<Principles>, default_value = "sampled")]
+    pub principles: Principles,
+    /// `both` (each pair twice: position bias is measured and removed) or `given` (half the calls,
+    /// position bias left in).
+    #[arg(long, value_parser = word::<Orders>, default_value = "both")]
+    pub orders: Orders,
+    /// `logit` (mean of log-odds: an additive position bias cancels exactly) or `probability`
+    /// (Lee et al. 2023).
+    #[arg(long, value_parser = word::<Combine>, default_value = "logit")]
+    pub combine: Combine,
+    /// `none`, `after` (one more call a pair) or `first` (reasoning before the verdict: two calls
+    /// an order, labels clamped to [0.4, 0.6]).
+    #[arg(long, value_parser = word::<Rationale>, default_value = "none")]
+    pub rationale: Rationale,
+    /// pair, pair_brief, bai, lee_summary, lee_helpful, lee_harmless, zheng, alpaca_eval,
+    /// prometheus, or a template file.
+    #[arg(long, value_name = "NAME", default_value = "pair")]
+    pub template: String,
+    /// With `--method score`: score, lee_direct, zheng_single, prometheus_single, or a file.
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub score_template: String,
+    /// `margin`, or `disagree` (orders that name different responses are a tie, Zheng et al. 2023).
+    #[arg(long, value_parser = word::<Ties>, default_value = "margin")]
+    pub ties: Ties,
+    /// A probability this near to one half is a tie.
+    #[arg(long, value_name = "X", default_value_t = 0.02)]
+    pub tie_margin: f64,
+    /// Further judge, as in `--juror MODEL` or `--juror MODEL=WEIGHT` (the first judge counts 1);
+    /// repeatable. Each one's view is kept.
+    #[arg(long, value_name = "MODEL")]
+    pub juror: Vec<String>,
+    /// Least share of the weight of principles and judges that must have an answer.
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
+    pub quorum: f64,
+    /// Rationales or written verdicts sampled in each order (self-consistency).
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub samples: u32,
+    /// Temperature of several samples.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Most tokens of a rationale or of a written verdict.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub rationale_tokens: u32,
+    /// Let the judge decline to choose.
+    #[arg(long)]
+    pub abstain: bool,
+    /// Ask again so often for a verdict that cannot be read or was cut off.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+    /// Worked examples for a few-shot template: JSONL with `prompt`, `chosen`, `rejected`.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub exemplars: String,
+    /// How many of them are shown.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub few_shots: usize,
+    /// Most characters of prompt and responses together; both responses are shortened by the same
+    /// share, and the row says so.
+    #[arg(long, value_name = "N")]
+    pub max_input_chars: Option<usize>,
+    /// Most tokens of them, for a model in memory.
+    #[arg(long, value_name = "N")]
+    pub max_input_tokens: Option<usize>,
+}
+
+impl HowArgs {
+    /// The configuration, and the further judges' models.
+    ///
+    /// # Errors
+    /// A weight that is no number.
+    pub fn config(&self) -> Result<(JudgeConfig, Vec<String>), Error> {
+        let mut models = Vec::new();
+        let mut jury = Vec::new();
+        for text in &self.juror {
+            // A URL may hold `=` too: only what reads as a number behind the last one is a weight.
+            let (model, weight) = match text.rsplit_once('=') {
+                Some((model, weight)) => match weight.parse() {
+                    Ok(weight) => (model, weight),
+                    Err(_) => (text.as_str(), 1.0),
+                },
+                None => (text.as_str(), 1.0),
+            };
+            models.push(model.to_owned());
+            jury.push(Juror {
+                model: String::new(),
+                weight,
+            });
+        }
+        let config = JudgeConfig {
+            jury,
+            method: self.method,
+            template: self.template.clone(),
+            score_template: self.score_template.clone(),
+            principles: self.principles,
+            orders: self.orders,
+            combine: self.combine,
+            rationale: self.rationale,
+            ties: self.ties,
+            tie_margin: self.tie_margin,
+            rationale_tokens: self.rationale_tokens,
+            samples: self.samples,
+            temperature: self.temperature,
+            abstain: self.abstain,
+            retries: self.retries,
+            quorum: self.quorum,
+            exemplars: self.exemplars.clone(),
+            few_shots: self.few_shots,
+            max_input_chars: self.max_input_chars,
+            max_input_tokens: self.max_input_tokens,
+            ..JudgeConfig::default()
+        };
+        checked(config).map(|config| (config, models))
+    }
+}
+
+/// The configuration, or its first fault in the words of the command line.
+fn checked(config: JudgeConfig) -> Result<JudgeConfig, Error> {
+    match config.faults().first() {
+        None => Ok(config),
+        Some((key, problem)) => Err(Error::input(
+            format!("`--{}` {problem}", key.replace('_', "-")),
+            "see `--help`",
+        )),
+    }
+}
+
+#[derive(Args)]
+pub struct RateArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The judge: `http://host:port/v1#NAME`, or a model's folder.
+    #[arg(long, visible_alias = "judge", value_name = "MODEL")]
+    pub critic: String,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// score (1 to 10 by probability, direct RLAIF), lee_direct, zheng_single, prometheus_single,
+    /// ultrafeedback (1 to 5 with a rationale), or a template file.
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub template: String,
+    /// `whole` (one score by the whole constitution), `each` (a score by every principle) or
+    /// `sampled`. With the supplied constitution `ultrafeedback.toml` the principles are
+    /// UltraFeedback's aspects.
+    #[arg(long, value_parser = word::<Principles>, default_value = "whole")]
+    pub principles: Principles,
+    /// Grades sampled for each response, averaged.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub samples: u32,
+    /// Temperature of several samples.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Most tokens of a written grade.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub rationale_tokens: u32,
+    /// Ask again so often for a grade that cannot be read or was cut off.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+    /// Most characters of prompt and response together.
+    #[arg(long, value_name = "N")]
+    pub max_input_chars: Option<usize>,
+}
+
+/// The scores of a row's completions, by principle and completion.
+#[derive(Serialize, Deserialize)]
+struct RatedRow {
+    ratings: Vec<Vec<Rating>>,
+}
+
+impl Ended for RatedRow {
+    /// Decided where every completion has every score; else how the first without one ended.
+    fn outcome(&self) -> Outcome {
+        let mut outcomes = self.ratings.iter().flatten().map(|r| r.outcome);
+        outcomes
+            .find(|o| *o != Outcome::Decided)
+            .unwrap_or(Outcome::Decided)
+    }
+
+    fn error(&self) -> Option<String> {
+        self.ratings.iter().flatten().find_map(|r| r.error.clone())
+    }
+
+    fn cost(&self) -> Cost {
+        let mut total = Cost {
+            usd: Some(0.0),
+            ..Cost::default()
+        };
+        for cost in self.ratings.iter().flatten().map(|r| r.cost) {
+            total.calls += cost.calls;
+            total.prompt_tokens += cost.prompt_tokens;
+            total.completion_tokens += cost.completion_tokens;
+            total.usd = total.usd.zip(cost.usd).map(|(a, b)| a + b);
+        }
+        total
+    }
+}
+
+/// The columns of a rated row: distilabel's `generations`, `ratings`, `rationales`; and the same by
+/// principle, where there are several.
+fn columns(completions: &[String], rated: &RatedRow, judge: &Model) -> Value {
+    let of = |rating: &Rating| json!(rating.score);
+    // `ratings` are means over the principles, and null where any of them is missing: a response
+    // is never rated by fewer aspects than its neighbor.
+    let mean = |of_completion: &Vec<Rating>| -> Option<f64> {
+        let scores: Option<Vec<f64>> = of_completion.iter().map(|r| r.score).collect();
+        scores.map(|s| s.iter().sum::<f64>() / s.len().max(1) as f64)
+    };
+    let reasons = |of_completion: &Vec<Rating>| -> Option<String> {
+        let said: Vec<&str> = of_completion.iter().map(|r| r.reason.trim()).collect();
+        let said = said.join("\n").trim().to_owned();
+        (!said.is_empty()).then_some(said)
+    };
+    let mut aspects = Map::new();
+    for rating in rated.ratings.iter().flatten() {
+        let Some(principle) = &rating.principle else {
+            continue;
+        };
+        let entry = aspects
+            .entry(principle.clone())
+            .or_insert_with(|| json!({"ratings": [], "rationales": []}));
+        for (key, value) in [
+            ("ratings", of(rating)),
+            ("rationales", json!(rating.reason)),
+        ] {
+            if let Some(Value::Array(list)) = entry.get_mut(key) {
+                list.push(value);
+            }
+        }
+    }
+    json!({
+        "generations": completions,
+        "ratings": rated.ratings.iter().map(mean).collect::<Vec<_>>(),
+        "rationales": rated.ratings.iter().map(reasons).collect::<Vec<_>>(),
+        "aspects": aspects,
+        "distributions": rated.ratings.iter().map(|r| r.iter().map(|r| &r.distribution).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "outcomes": rated.ratings.iter().map(|r| r.iter().map(|r| r.outcome).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "raw": rated.ratings.iter().map(|r| r.iter().map(|r| &r.raw).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "outcome": rated.outcome(), "error": rated.error(),
+        "model_name": judge.id(),
+        "judge": rated.ratings.iter().flatten().next().map(|r| rater_name(&r.rater)),
+    })
+}
+
+/// `rlaif rate`: scores every completion of every row.
+pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
+    let mut desk = Desk::open(&args.files, "rate", &args.endpoint.run, global)?;
+    let model = desk.model("critic", &args.critic, &args.endpoint)?;
+    let config = checked(JudgeConfig {
+        method: Method::Score,
+        score_template: args.template.clone(),
+        principles: args.principles,
+        samples: args.samples,
+        temperature: args.temperature,
+        rationale_tokens: args.rationale_tokens,
+        retries: args.retries,
+        max_input_chars: args.max_input_chars,
+        ..JudgeConfig::default()
+    })?;
+    let scorer = judges::scorer_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
+    let settings = judges::scorer_settings(&scorer);
+    let items: Vec<_> = desk
+        .dataset
+        .rows
+        .iter()
+        .filter(|row| !row.completions.is_empty())
+        .map(|row| {
+            let prompt = serde_json::to_string(&row.prompt).unwrap_or_default();
+            let mut parts = vec!["rate", &settings, &row.id, &prompt];
+            parts.extend(row.completions.iter().map(String::as_str));
+            (rlaif::rows::row_key(&parts), row)
+        })
+        .collect();
+    if items.is_empty() {
+        return Err(no_completions(&args.files, "a completion to score"));
+    }
+    let scorer: &Scorer = &scorer;
+    let (tally, gate) = desk
+        .work(
+            "rate",
+            &args.files.out,
+            &args.endpoint,
+            items,
+            |row: &Row| async move {
+                let asked = row
+                    .completions
+                    .iter()
+                    .enumerate()
+                    .map(|(i, text)| async move {
+                        let id = match row.completions.len() {
+                            1 => row.id.clone(),
+                            _ => format!("{}/{i}", row.id),
+                        };
+                        ratings(scorer, &id, &row.prompt, text).await
+                    });
+                let mut rated = Vec::with_capacity(row.completions.len());
+                for of_completion in futures::future::join_all(asked).await {
+                    rated.push(of_completion?);
+                }
+                Ok(RatedRow { ratings: rated })
+            },
+            |row, rated: Option<&RatedRow>| match rated {
+                Some(rated) => {
+                    let mut added = columns(&row.completions, rated, &scorer.model);
+                    if let (false, Some(map)) = (
+                        row.columns.contains_key("instruction"),
+                        added.as_object_mut(),
+                    ) {
+                        map.insert("instruction".into(), row.prompt.to_text().into());
+                    }
+                    with_columns(&row.columns, &row.prompt, added)
+                }
+                None => not_run(row, json!({"rlaif_id": row.id})),
+            },
+        )
+        .await?;
+    let words = format!(
+        "{} of {} rows scored from {} to {}",
+        tally.count(Outcome::Decided),
+        tally.rows,
+        scorer.scale().from,
+        scorer.scale().to
+    );
+    desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
+}
+
+#[derive(Args)]
+pub struct ContrastArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The policy that answers: `http://host:port/v1#NAME`, or a model's folder.
+    #[arg(long, value_name = "MODEL")]
+    pub policy: String,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// Added to the prompt for the better answer; `{principle}` is the row's principle.
+    #[arg(long, value_name = "TEXT", default_value = Contrast::POSITIVE)]
+    pub positive: String,
+    /// Added to the prompt for the worse answer.
+    #[arg(long, value_name = "TEXT", default_value = Contrast::NEGATIVE)]
+    pub negative: String,
+    /// Temperature of the policy.
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    pub temperature: f32,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub max_new_tokens: u32,
+}
+
+/// `rlaif contrast`: pairs that are labeled by how they were made.
+pub async fn contrast(args: &ContrastArgs, global: &Global) -> Result<u8, Error> {
+    if args.positive == args.negative {
+        return Err(Error::input(
+            "`--positive` and `--negative` are the same",
+            "the two answers would differ by chance alone",
+        ));
+    }
+    let mut desk = Desk::open(&args.files, "contrast", &args.endpoint.run, global)?;
+    let by = Contrast {
+        model: desk.model("policy", &args.policy, &args.endpoint)?,
+        constitution: desk.constitution.clone(),
+        positive: args.positive.clone(),
+        negative: args.negative.clone(),
+        sampling: Sampling {
+            temperature: args.temperature,
+            max_new_tokens: args.max_new_tokens,
+            ..Sampling::default()
+        },
+        seed: desk.seed,
+    };
+    let settings = serde_json::to_string(&(
+        by.model.id(),
+        by.constitution.hash(),
+        &by.positive,
+        &by.negative,
+        &by.sampling,
+        by.seed,
+    ))
+    .unwrap_or_default();
+    let items: Vec<_> = desk
+        .dataset
+        .rows
+        .iter()
+        .map(|row| {
+            let prompt = serde_json::to_string(&row.prompt).unwrap_or_default();
+            let key = rlaif::rows::row_key(&["contrast", &settings, &row.id, &prompt]);
+            (key, row)
+        })
+        .collect();
+    let by = &by;
+    let (tally, gate) = desk
+        .work(
+            "contrast",
+            &args.files.out,
+            &args.endpoint,
+            items,
+            |row: &Row| async move { rlaif_feedback::contrast(by, &row.id, &row.prompt).await },
+            |row, pair: Option<&Judgment>| match pair {
+                Some(pair) => judged_row(row, pair),
+                None => not_run(row, json!({"rlaif_id": row.id})),
+            },
+        )
+        .await?;
+    let words = format!(
+        "{} of {} prompts answered twice, labeled by construction",
+        tally.count(Outcome::Decided),
+        tally.rows
+    );
+    desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
+}
