@@ -108,7 +108,7 @@ impl PositionBias {
 }
 
 /// Log-odds after clipping; exactly odd about ½.
-fn logit(p: f64) -> f64 {
+pub(crate) fn logit(p: f64) -> f64 {
     let p = p.clamp(LOGIT_CLIP, 1.0 - LOGIT_CLIP);
     p.ln() - (-p).ln_1p()
 }
