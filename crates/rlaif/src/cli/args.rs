@@ -60,6 +60,9 @@ pub enum Verb {
     Revise(ReviseArgs),
     /// Let a judge compare pairs of responses under a constitution.
     Judge(JudgeArgs),
+    /// Measure a judge, a policy or a constitution.
+    #[command(subcommand)]
+    Eval(super::eval::EvalVerb),
     /// Look into a run's journal: what was asked, answered and charged.
     Calls(CallsArgs),
     /// Write a run's preferences for another tool.

@@ -31,21 +31,22 @@ use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
 
 /// What every loose verb begins with.
-struct Desk {
-    constitution: Constitution,
-    dataset: Dataset,
-    progress: Arc<dyn Progress>,
+pub struct Desk {
+    pub constitution: Constitution,
+    pub dataset: Dataset,
+    pub progress: Arc<dyn Progress>,
     bars: Arc<Bars>,
-    models: Models,
+    pub models: Models,
     stop: Stop,
-    seed: u64,
+    pub seed: u64,
     begun: Instant,
     log_path: PathBuf,
     keeps_log: bool,
+    served: std::cell::Cell<bool>,
 }
 
 impl Desk {
-    fn open(
+    pub fn open(
         files: &FilesArgs,
         verb: &str,
         limits: &RunLimits,
@@ -96,7 +97,61 @@ impl Desk {
             begun: Instant::now(),
             log_path,
             keeps_log,
+            served: std::cell::Cell::new(false),
         })
+    }
+
+    /// The log that keeps finished rows.
+    pub fn log(&self) -> Result<RowLog, Error> {
+        Ok(RowLog::open(&self.log_path)?)
+    }
+
+    /// Asks for the rows that the log does not hold yet. A budget that is reached is a wish, not a
+    /// fault: it stands beside the count of what it allowed.
+    pub async fn ask<T, R, F, Fut>(
+        &self,
+        verb: &str,
+        endpoint: &EndpointArgs,
+        log: &mut RowLog,
+        items: Vec<(String, T)>,
+        row: F,
+    ) -> Result<(Tally, Option<Error>), Error>
+    where
+        R: Ended,
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<R, FeedbackError>>,
+    {
+        // Several passes of a verb are served at one address.
+        if let Some(address) = endpoint.run.metrics.filter(|_| !self.served.replace(true)) {
+            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
+        }
+        let shown = endpoint.run.dashboard;
+        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
+        let width = self.models.width();
+        let options = RunOptions {
+            stage: verb,
+            concurrency: width_of(&width),
+            max_failed: endpoint.max_failed,
+            progress: &*self.progress,
+            stop: &self.stop,
+        };
+        let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
+        match for_each_row(items, log, &options, row).await {
+            Ok(tally) => Ok((tally, None)),
+            Err(stopped) if is_budget(&stopped) => Ok((tally_of::<R>(&keys, log)?, Some(stopped))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the log where no row is left to ask again.
+    pub fn close(&self, log: RowLog, tally: &Tally) -> Result<(), Error> {
+        drop(log);
+        // Rows that failed are asked again by the same command: the log is what spares the rest.
+        if !self.keeps_log && is_finished(tally) {
+            std::fs::remove_file(&self.log_path)
+                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
+        }
+        Ok(())
     }
 
     /// Runs rows and writes them; `line` makes an output row of an item and its record.
@@ -115,27 +170,11 @@ impl Desk {
         F: Fn(T) -> Fut,
         Fut: Future<Output = Result<R, FeedbackError>>,
     {
-        if let Some(address) = endpoint.run.metrics {
-            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
-        }
-        let shown = endpoint.run.dashboard;
-        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
-        let mut log = RowLog::open(&self.log_path)?;
-        let width = self.models.width();
-        let options = RunOptions {
-            stage: verb,
-            concurrency: width_of(&width),
-            max_failed: endpoint.max_failed,
-            progress: &*self.progress,
-            stop: &self.stop,
-        };
+        let mut log = self.log()?;
         let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
-        let (tally, stopped) = match for_each_row(items.clone(), &mut log, &options, row).await {
-            Ok(tally) => (tally, None),
-            // The budget is a wish, not a fault: what it allowed is written, the rest is named.
-            Err(stopped) if is_budget(&stopped) => (tally_of::<R>(&keys, &log)?, Some(stopped)),
-            Err(error) => return Err(error),
-        };
+        let (tally, stopped) = self
+            .ask(verb, endpoint, &mut log, items.clone(), row)
+            .await?;
         let mut at = items.iter().map(|(_, item)| item);
         let mut expand = |record: Option<R>| -> Vec<Value> {
             at.next()
@@ -159,17 +198,12 @@ impl Desk {
         let gate = check_failed(verb, &tally, endpoint.max_failed, || {
             commonest_error::<R>(&log, &keys)
         });
-        drop(log);
-        // Rows that failed are asked again by the same command: the log is what spares the rest.
-        if !self.keeps_log && is_finished(&tally) {
-            std::fs::remove_file(&self.log_path)
-                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
-        }
+        self.close(log, &tally)?;
         Ok((tally, gate))
     }
 
     /// Prints what the verb came to, and turns the gate into the exit code.
-    fn end(
+    pub fn end(
         self,
         global: &Global,
         out: &Path,
@@ -340,9 +374,9 @@ fn answers(dataset: &Dataset) -> Vec<Answer<'_>> {
     all
 }
 
-fn no_completions(files: &FilesArgs, n: &str) -> Error {
+pub fn no_completions(input: &Path, n: &str) -> Error {
     Error::input(
-        format!("no row of `{}` has {n}", files.input.display()),
+        format!("no row of `{}` has {n}", input.display()),
         "give rows with `completions`, `chosen` and `rejected`, or `output_1` and `output_2`; \
          `rlaif run` samples completions from a policy",
     )
@@ -371,7 +405,10 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
         })
         .collect();
     if items.is_empty() {
-        return Err(no_completions(&args.files, "a completion to critique"));
+        return Err(no_completions(
+            &args.files.input,
+            "a completion to critique",
+        ));
     }
     let critic = &critic;
     let (tally, gate) = desk
@@ -499,7 +536,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
     };
     let answers = answers(&desk.dataset);
     if answers.is_empty() {
-        return Err(no_completions(&args.files, "a completion to revise"));
+        return Err(no_completions(&args.files.input, "a completion to revise"));
     }
     let lacking = answers
         .iter()
@@ -628,7 +665,10 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
     let settings = judges::settings(&by);
     let items = pairs_of(&desk, &select, &settings)?;
     if items.is_empty() {
-        return Err(no_completions(&args.files, "two completions to compare"));
+        return Err(no_completions(
+            &args.files.input,
+            "two completions to compare",
+        ));
     }
     let rows: Vec<&Row> = items.iter().map(|(_, (row, _))| *row).collect();
     let judge = &by;
@@ -687,10 +727,10 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
     desk.end(global, &args.files.out, &tally, gate, extra, &words)
 }
 
-type PairItem<'a> = (String, (&'a Row, judges::Pair));
+pub type PairItem<'a> = (String, (&'a Row, judges::Pair));
 
 /// Pairs of every row that has at least two completions; rows with fewer are said.
-fn pairs_of<'a>(
+pub fn pairs_of<'a>(
     desk: &'a Desk,
     select: &Pairs,
     settings: &str,

@@ -4,6 +4,7 @@
 mod args;
 mod calls;
 mod dashboard;
+mod eval;
 #[cfg(feature = "local")]
 mod local;
 mod loose;
@@ -69,6 +70,7 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
         Verb::Judge(args) => loose::judge(&args, &global).await,
+        Verb::Eval(verb) => eval::eval(&verb, &global).await,
         Verb::Calls(args) => calls::calls(&args, &global),
         Verb::Export(args) => run::export(&args, &global),
         Verb::Report(args) => run::report(&args, &global),

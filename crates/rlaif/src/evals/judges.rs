@@ -7,7 +7,7 @@ use rlaif_eval::summary::ECE_BINS;
 use rlaif_eval::{
     Binning, Bootstrap, BootstrapInterval, Estimate, JudgeSummary, Pick, Proportion, Recalibration,
     ReliabilityBin, RewardBench, agreement_by, bootstrap, brier, ece, log_loss, logistic,
-    reliability, rewardbench,
+    reliability, rewardbench, rewardbench::is_subset,
 };
 use serde::Serialize;
 
@@ -159,11 +159,14 @@ pub fn report(labels: &Labels, attacks: Option<AttackTable>) -> Result<JudgeRepo
         by_subset: by_subset(labels),
         position_inconsistency: summary.position.map(|p| p.inconsistency),
         position_logit: summary.position.map(|p| p.logit),
-        length_logit: summary.length.and_then(|l| l.slope_per_word).map(|s| LengthLogit {
-            per_word: s.slope,
-            std_error: s.std_error,
-            n: s.n,
-        }),
+        length_logit: summary
+            .length
+            .and_then(|l| l.slope_per_word)
+            .map(|s| LengthLogit {
+                per_word: s.slope,
+                std_error: s.std_error,
+                n: s.n,
+            }),
         length_logit_given_reference: length_given_reference(labels),
         self_agreement: self_agreement(labels),
         brier: human.and_then(|h| h.brier),
@@ -217,9 +220,11 @@ fn length_given_reference(labels: &Labels) -> Option<LengthLogit> {
 
 fn self_agreement(labels: &Labels) -> Option<Proportion> {
     let pairs = labels.repeats.iter().flat_map(|repeat| {
-        labels.judgments.iter().zip(repeat).filter_map(|(a, b)| {
-            Some(first_won(a)? == first_won(b.as_ref()?)?)
-        })
+        labels
+            .judgments
+            .iter()
+            .zip(repeat)
+            .filter_map(|(a, b)| Some(first_won(a)? == first_won(b.as_ref()?)?))
     });
     Proportion::of(pairs)
 }
@@ -272,13 +277,16 @@ fn calibration(labels: &Labels) -> Option<Calibration> {
 /// any answer is no such answer: with one of these there is no score.
 fn bench(labels: &Labels) -> Option<RewardBench> {
     let mut rows = Vec::new();
-    for ((judgment, reference), subset) in
-        labels.judgments.iter().zip(&labels.references).zip(&labels.subsets)
+    for ((judgment, reference), subset) in labels
+        .judgments
+        .iter()
+        .zip(&labels.references)
+        .zip(&labels.subsets)
     {
         let (Some(subset), Some(reference)) = (subset.as_deref(), reference) else {
             continue;
         };
-        if judgment.outcome.is_open() && rlaif_eval::rewardbench::is_subset(subset) {
+        if judgment.outcome.is_open() && is_subset(subset) {
             return None;
         }
         let pick = match first_won(judgment) {
