@@ -13,6 +13,7 @@ pub mod critique;
 pub mod error;
 pub mod judge;
 pub mod revise;
+pub mod synth;
 pub mod template;
 
 mod ask;

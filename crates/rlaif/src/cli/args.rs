@@ -54,6 +54,8 @@ pub enum Verb {
     Plan(PlanArgs),
     /// Run a recipe's stages; a second run does only what changed, a stopped one goes on.
     Run(RunArgs),
+    /// Write prompts that you do not have yet, after your own.
+    Synth(super::synth::SynthArgs),
     /// Let a critic hold responses against a constitution.
     Critique(CritiqueArgs),
     /// Let a policy rewrite responses in the light of critiques.

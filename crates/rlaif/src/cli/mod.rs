@@ -14,6 +14,7 @@ mod models;
 mod quickstart;
 mod run;
 mod show;
+mod synth;
 #[cfg(feature = "local")]
 mod train;
 
@@ -67,6 +68,7 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Init(args) => run::init(&args),
         Verb::Plan(args) => run::plan(&args, &global).await,
         Verb::Run(args) => run::run(&args, &global).await,
+        Verb::Synth(args) => synth::synth(&args, &global).await,
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
         Verb::Judge(args) => loose::judge(&args, &global).await,

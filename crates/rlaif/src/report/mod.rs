@@ -6,6 +6,7 @@
 
 pub mod evals;
 mod plots;
+pub mod synth;
 mod text;
 pub mod training;
 

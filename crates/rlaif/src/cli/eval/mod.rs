@@ -25,7 +25,7 @@ pub async fn eval(verb: &EvalVerb, global: &Global) -> Result<u8, Error> {
 }
 
 /// Rows counted in several passes.
-fn add(total: &mut Tally, pass: &Tally) {
+pub fn add(total: &mut Tally, pass: &Tally) {
     total.rows += pass.rows;
     total.reused += pass.reused;
     total.cached_calls += pass.cached_calls;
