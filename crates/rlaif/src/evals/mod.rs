@@ -25,3 +25,31 @@ pub(crate) fn log_odds(judgment: &Judgment) -> Option<f64> {
     let p = judgment.p_first.get()?.clamp(clip, 1.0 - clip);
     Some((p / (1.0 - p)).ln())
 }
+
+#[cfg(test)]
+mod tests {
+    use rlaif_core::{Cost, Judgment, ModelId, Outcome, Probability, Prompt, Rater};
+
+    /// A judgment with this probability; without one it is unparseable.
+    pub(super) fn judged(p: Option<f64>, a: &str, b: &str) -> Judgment {
+        Judgment {
+            id: "row".into(),
+            prompt: Prompt::from("why?"),
+            response_a: a.into(),
+            response_b: b.into(),
+            principle: None,
+            p_first: p.map_or(Probability::NONE, Probability::new),
+            outcome: match p {
+                None => Outcome::Unparseable,
+                Some(0.5) => Outcome::Tie,
+                Some(_) => Outcome::Decided,
+            },
+            orders_agree: None,
+            reason: String::new(),
+            orders: Vec::new(),
+            rater: Rater::Model(ModelId::new("judge")),
+            cost: Cost::default(),
+            provenance: None,
+        }
+    }
+}

@@ -214,3 +214,82 @@ fn relation(a: Column<'_>, b: Column<'_>) -> PrinciplePair {
         relation,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evals::tests::judged;
+
+    #[test]
+    fn what_is_planted_in_a_constitution_is_found() {
+        // Forty pairs; the longer response is now first, now second, by one to four words.
+        let texts = |i: usize| {
+            let long = format!("word{}", " more".repeat(1 + i % 4));
+            if i % 3 == 0 {
+                (long, "word".to_owned())
+            } else {
+                ("word".to_owned(), long)
+            }
+        };
+        let column = |p: &dyn Fn(usize) -> Option<f64>| -> Vec<Option<Judgment>> {
+            let pair = |i| {
+                let (a, b) = texts(i);
+                Some(judged(p(i), &a, &b))
+            };
+            (0..40).map(pair).collect()
+        };
+        let side = |i: usize| if i % 2 == 0 { 0.8 } else { 0.2 };
+        // The longer one wins but in every tenth pair.
+        let longer = |i: usize| {
+            if (i % 3 == 0) != (i % 10 == 5) {
+                0.9
+            } else {
+                0.1
+            }
+        };
+        let columns = [
+            column(&|i| Some(side(i))),
+            column(&|i| Some(side(i))),
+            column(&|i| Some(1.0 - side(i))),
+            column(&|_| Some(0.5)),
+            column(&|_| None),
+            column(&|i| Some(longer(i))),
+        ];
+        let ids: Vec<String> = ["one", "same", "other", "never", "mute", "long"]
+            .map(str::to_owned)
+            .into();
+        let report = report("judge", &ids, &columns);
+        let relation = |a: &str, b: &str| {
+            report
+                .relations
+                .iter()
+                .find(|r| r.a == a && r.b == b)
+                .map(|r| (r.relation, r.correlation))
+        };
+        assert_eq!(
+            relation("one", "same").map(|r| r.0),
+            Some(Some("duplicate"))
+        );
+        assert_eq!(
+            relation("one", "other").map(|r| r.0),
+            Some(Some("conflict"))
+        );
+        assert!(
+            relation("one", "other").is_some_and(|r| r.1.is_some_and(|r| (r + 1.0).abs() < 1e-12))
+        );
+        assert_eq!(relation("one", "never"), Some((None, None)));
+        let advice = |id: &str| {
+            let of = report.principles.iter().find(|p| p.principle == id);
+            of.map(|p| p.advice.join(" ")).unwrap_or_default()
+        };
+        assert!(advice("never").contains("hardly ever decides"));
+        assert!(advice("mute").contains("gave no verdict"));
+        assert!(
+            advice("long").contains("goes with length"),
+            "{}",
+            advice("long")
+        );
+        assert_eq!(advice("one"), "");
+        assert_eq!(report.advice.len(), 6, "{:?}", report.advice);
+    }
+}
