@@ -265,7 +265,11 @@ fn worths(n: usize) -> Vec<Value> {
     let row = |i: usize| {
         let (a, b) = (i % 10, (i * 7 + 3) % 10);
         let (better, worse) = if a > b { (a, b) } else { (b, a) };
-        let subset = if i % 2 == 0 { "hep-go" } else { "math-prm" };
+        let subset = if i.is_multiple_of(2) {
+            "hep-go"
+        } else {
+            "math-prm"
+        };
         json!({
             "prompt": format!("question {i}"), "subset": subset,
             "chosen": format!("an answer of worth:{better} <b>&"), "rejected": format!("worth:{worse}"),

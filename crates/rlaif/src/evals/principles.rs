@@ -202,7 +202,8 @@ fn relation(a: Column<'_>, b: Column<'_>) -> PrinciplePair {
     let correlation =
         (xx > 0.0 && yy > 0.0).then(|| (xy / (xx.sqrt() * yy.sqrt())).clamp(-1.0, 1.0));
     let relation = match (agreement, correlation) {
-        (Some(share), _) if share.high < 0.5 => Some("conflict"),
+        // Both have to say so: verdicts alone may differ by what a judge does where it cannot decide.
+        (Some(share), Some(r)) if share.high < 0.5 && r < 0.0 => Some("conflict"),
         (Some(share), Some(r)) if share.low >= SAME && r >= SAME => Some("duplicate"),
         _ => None,
     };
@@ -225,7 +226,7 @@ mod tests {
         // Forty pairs; the longer response is now first, now second, by one to four words.
         let texts = |i: usize| {
             let long = format!("word{}", " more".repeat(1 + i % 4));
-            if i % 3 == 0 {
+            if i.is_multiple_of(3) {
                 (long, "word".to_owned())
             } else {
                 ("word".to_owned(), long)
@@ -238,10 +239,10 @@ mod tests {
             };
             (0..40).map(pair).collect()
         };
-        let side = |i: usize| if i % 2 == 0 { 0.8 } else { 0.2 };
+        let side = |i: usize| if i.is_multiple_of(2) { 0.8 } else { 0.2 };
         // The longer one wins but in every tenth pair.
         let longer = |i: usize| {
-            if (i % 3 == 0) != (i % 10 == 5) {
+            if i.is_multiple_of(3) != (i % 10 == 5) {
                 0.9
             } else {
                 0.1
