@@ -2,32 +2,13 @@
 //! rewardbench: `tests/golden/make.py` made the files and says how.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+#[macro_use]
+mod common;
+
 use rlaif_eval::*;
 use serde_json::Value;
 
-fn numbers(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_f64().unwrap())
-        .collect()
-}
-
-#[track_caller]
-fn close(got: f64, expected: f64, relative: f64) {
-    let allowed = relative * expected.abs().max(1e-3);
-    assert!(
-        (got - expected).abs() <= allowed,
-        "got {got}, expected {expected}"
-    );
-}
-
-macro_rules! golden {
-    ($name:literal) => {
-        serde_json::from_str::<Value>(include_str!(concat!("golden/", $name, ".json"))).unwrap()
-    };
-}
+use common::{close, numbers};
 
 /// MINPACK stops at a gradient of 1e-9 and less: seven digits and more are common to both.
 #[test]

@@ -1,8 +1,10 @@
 //! `rlaif eval`, run as a person would, against judges whose answers are known.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::Arc;
 
 use rlaif::evals::judges::{Labels, report};
@@ -13,6 +15,8 @@ use rlaif_core::{
 use rlaif_standin::{Plan, Recorded, Said, Standin};
 use serde_json::{Value, json};
 
+use common::rlaif;
+
 fn data() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
     let root = std::env::var_os("RLAIF_DATA").map_or(beside, PathBuf::from);
@@ -21,14 +25,6 @@ fn data() -> Option<PathBuf> {
     }
     println!("skipped: no data at `{}` (set RLAIF_DATA)", root.display());
     None
-}
-
-async fn rlaif(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    command.current_dir(folder).args(args);
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
 }
 
 #[track_caller]

@@ -1,12 +1,13 @@
 //! `rlaif synth`, against a writer whose answers are known.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod common;
 
 use serde_json::{Value, json};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use common::rlaif;
 
 /// Each list holds a copy of an own prompt, one that every list has, a refusal, and one or more that
 /// are new; every fifth answer is prose.
@@ -42,14 +43,6 @@ async fn writer() -> MockServer {
         .mount(&server)
         .await;
     server
-}
-
-async fn rlaif(folder: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    command.current_dir(folder).args(args);
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
