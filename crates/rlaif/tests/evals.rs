@@ -1,5 +1,10 @@
 //! `rlaif eval`, run as a person would, against judges whose answers are known.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)] // helpers of tests are tests
 
 mod common;
 
