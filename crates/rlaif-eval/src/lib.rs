@@ -26,7 +26,7 @@ pub mod winrate;
 pub use agreement::{Kappa, LengthBin, agreement, agreement_by, agreement_by_length, cohen_kappa};
 pub use alpaca::{AlpacaWinRate, alpaca_win_rate, length_controlled_win_rate};
 pub use calibration::{Binning, ReliabilityBin, brier, ece, log_loss, reliability};
-pub use correlation::{kendall_tau_b, pearson, spearman};
+pub use correlation::{correlation_about_zero, kendall_tau_b, pearson, spearman};
 pub use error::{Error, Result};
 pub use interval::{
     Bootstrap, BootstrapInterval, Proportion, bootstrap, bootstrap_clustered, wilson,

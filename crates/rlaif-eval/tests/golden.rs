@@ -175,6 +175,11 @@ fn correlations_are_scipys() {
             CLOSED_FORM,
         );
         close(
+            correlation_about_zero(&x, &y).unwrap(),
+            number(&case["about_zero"]),
+            CLOSED_FORM,
+        );
+        close(
             spearman(&x, &y).unwrap(),
             number(&case["spearman"]),
             CLOSED_FORM,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import optimize, special, stats
+from scipy.spatial import distance
 from sklearn import calibration, isotonic, linear_model, metrics
 
 HERE = Path(__file__).parent
@@ -132,6 +133,7 @@ def correlations():
                 "x": x,
                 "y": y,
                 "pearson": stats.pearsonr(x, y).statistic,
+                "about_zero": 1 - distance.cosine(x, y),
                 "spearman": stats.spearmanr(x, y).statistic,
                 "kendall": stats.kendalltau(x, y, variant="b").statistic,
             }

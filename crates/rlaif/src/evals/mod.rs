@@ -21,9 +21,7 @@ pub(crate) fn more_words(judgment: &Judgment) -> f64 {
 
 /// Log-odds of the response given first, clipped as the position bias is.
 pub(crate) fn log_odds(judgment: &Judgment) -> Option<f64> {
-    let clip = rlaif_eval::position::LOGIT_CLIP;
-    let p = judgment.p_first.get()?.clamp(clip, 1.0 - clip);
-    Some((p / (1.0 - p)).ln())
+    judgment.p_first.get().map(rlaif_eval::position::logit)
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //! conflict, and which ask for length.
 //!
 //! Every pair is judged under each principle by itself. Which response of a pair stands first is an
-//! accident, so correlations are taken about zero: r = Σ xᵢ yᵢ / √(Σ xᵢ² Σ yᵢ²) over log-odds, which
-//! exchanging the responses of any pair leaves as it is.
+//! accident, so correlations of log-odds are taken about zero, which exchanging the responses of any
+//! pair leaves as they are.
 
 use rlaif_core::{Judgment, Outcome};
-use rlaif_eval::{PositionBias, Proportion, length_preference, position_bias};
+use rlaif_eval::{
+    PositionBias, Proportion, correlation_about_zero, length_preference, position_bias,
+};
 use serde::Serialize;
 
 use super::{first_won, log_odds};
@@ -193,14 +195,10 @@ fn relation(a: Column<'_>, b: Column<'_>) -> PrinciplePair {
     };
     let agreement =
         Proportion::of(both().filter_map(|(a, b)| Some(first_won(a)? == first_won(b)?)));
-    let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
-    for (x, y) in both().filter_map(|(a, b)| Some((log_odds(a)?, log_odds(b)?))) {
-        xy += x * y;
-        xx += x * x;
-        yy += y * y;
-    }
-    let correlation =
-        (xx > 0.0 && yy > 0.0).then(|| (xy / (xx.sqrt() * yy.sqrt())).clamp(-1.0, 1.0));
+    let (x, y): (Vec<f64>, Vec<f64>) = both()
+        .filter_map(|(a, b)| Some((log_odds(a)?, log_odds(b)?)))
+        .unzip();
+    let correlation = correlation_about_zero(&x, &y).ok();
     let relation = match (agreement, correlation) {
         // Both have to say so: verdicts alone may differ by what a judge does where it cannot decide.
         (Some(share), Some(r)) if share.high < 0.5 && r < 0.0 => Some("conflict"),
