@@ -261,6 +261,38 @@ fn intervals_hold_the_truth_as_often_as_they_say() {
     }
 }
 
+/// Labels of whole transcripts, which held their prompt: the judge's file has one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_of_transcripts_are_read_back_from_judged_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let side =
+        |i: usize, worth: usize| format!("\n\nHuman: question {i}\n\nAssistant: worth:{worth}");
+    let row =
+        |i: usize| json!({"chosen": side(i, 5), "rejected": side(i, if i == 0 { 9 } else { 1 })});
+    lines(folder, "rows.jsonl", &(0..8).map(row).collect::<Vec<_>>());
+    let standin = Standin::start(Plan::default(), 0).await.unwrap();
+    let url = format!("{}#judge", standin.url());
+    let args = [
+        "judge",
+        "rows.jsonl",
+        "--constitution",
+        "default.toml",
+        "--critic",
+        &url,
+        "--out",
+        "labels.jsonl",
+    ];
+    assert!(rlaif(folder, &args).await.status.success());
+    let args = ["eval", "judge", "labels.jsonl", "--out", "read.json"];
+    assert!(rlaif(folder, &args).await.status.success());
+    let agreement = &file(folder, "read.json")["judges"][0]["agreement"];
+    assert_eq!(
+        (&agreement["count"], &agreement["n"]),
+        (&json!(7), &json!(8))
+    );
+}
+
 /// Rows whose truth the stand-in knows: half a logit for each point of worth.
 fn worths(n: usize) -> Vec<Value> {
     let row = |i: usize| {

@@ -202,13 +202,19 @@ fn reference_of(row: &Row, judgment: &Judgment) -> Option<f64> {
             columns.insert(added.to_owned(), own);
         }
     }
-    let own = dataset::row_of(Value::Object(columns)).ok()?;
-    let p = own.label.get()?;
-    match own.completions.as_slice() {
-        [a, b] if *a == judgment.response_a && *b == judgment.response_b => Some(p),
-        [a, b] if *b == judgment.response_a && *a == judgment.response_b => Some(1.0 - p),
-        _ => None,
-    }
+    let read = |columns: Map<String, Value>| {
+        let own = dataset::row_of(Value::Object(columns)).ok()?;
+        let p = own.label.get()?;
+        match own.completions.as_slice() {
+            [a, b] if *a == judgment.response_a && *b == judgment.response_b => Some(p),
+            [a, b] if *b == judgment.response_a && *a == judgment.response_b => Some(1.0 - p),
+            _ => None,
+        }
+    };
+    // A prompt may have been added too, where whole transcripts held it.
+    let mut without = columns.clone();
+    without.remove("prompt");
+    read(columns).or_else(|| read(without))
 }
 
 /// The labels of a judged file, by judge.
