@@ -374,9 +374,9 @@ fn answers(dataset: &Dataset) -> Vec<Answer<'_>> {
     all
 }
 
-pub fn no_completions(input: &Path, n: &str) -> Error {
+pub fn no_completions(files: &FilesArgs, n: &str) -> Error {
     Error::input(
-        format!("no row of `{}` has {n}", input.display()),
+        format!("no row of `{}` has {n}", files.input.display()),
         "give rows with `completions`, `chosen` and `rejected`, or `output_1` and `output_2`; \
          `rlaif run` samples completions from a policy",
     )
@@ -536,7 +536,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
     };
     let answers = answers(&desk.dataset);
     if answers.is_empty() {
-        return Err(no_completions(&args.files.input, "a completion to revise"));
+        return Err(no_completions(&args.files, "a completion to revise"));
     }
     let lacking = answers
         .iter()

@@ -48,7 +48,7 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
         .map(|(_, (_, pair))| pair)
         .collect();
     if pairs.is_empty() {
-        return Err(no_completions(&args.input, "two completions to compare"));
+        return Err(no_completions(&files, "two completions to compare"));
     }
     let items: Vec<(String, (&Judge, Pair))> = by
         .iter()

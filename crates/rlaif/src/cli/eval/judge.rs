@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::args::EvalJudgeArgs;
-use crate::cli::args::Global;
+use crate::cli::args::{FilesArgs, Global};
 use crate::cli::loose::{Desk, PairItem, no_completions, note_faults, pairs_of};
 use crate::cli::run::judgment_of;
 use crate::cli::show::Bars;
@@ -62,6 +62,7 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
         for (name, model) in models {
             let mut bench = Bench {
                 desk: &desk,
+                files: &files,
                 args,
                 log: &mut log,
                 total: &mut total,
@@ -256,6 +257,7 @@ fn labels_of_file(dataset: &Dataset, args: &EvalJudgeArgs) -> Result<Vec<Labels>
 /// Where one judge is asked.
 struct Bench<'a> {
     desk: &'a Desk,
+    files: &'a FilesArgs,
     args: &'a EvalJudgeArgs,
     log: &'a mut RowLog,
     total: &'a mut Tally,
@@ -327,10 +329,7 @@ impl Bench<'_> {
         let by = of(&desk.constitution, desk.seed)?;
         let items = pairs_of(desk, &Pairs::All, &judges::settings(&by))?;
         if items.is_empty() {
-            return Err(no_completions(
-                &desk.dataset.path,
-                "two completions to compare",
-            ));
+            return Err(no_completions(self.files, "two completions to compare"));
         }
         let begun = Instant::now();
         let clean = items
