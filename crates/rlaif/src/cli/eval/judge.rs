@@ -9,7 +9,7 @@ use rlaif::evals::judges::{self as measures, JudgeReport, Labels, SideBySide};
 use rlaif::rows::{Tally, check_failed};
 use rlaif::stages::commonest_error;
 use rlaif::stages::judge::{self as judges, Pair};
-use rlaif::{Constitution, Error, JudgeConfig, Judgment, Model};
+use rlaif::{Constitution, Error, JudgeConfig, Judgment, Model, Outcome};
 use rlaif_core::dataset::{self, Dataset, Row};
 use rlaif_core::pairs::Pairs;
 use rlaif_core::rowlog::RowLog;
@@ -294,7 +294,7 @@ impl Bench<'_> {
                     |(by, pair): (&Judge, Pair)| judges::judge_pair(by, pair),
                 )
                 .await?;
-            if tally.count(rlaif_core::Outcome::Failed) > 0 {
+            if tally.count(Outcome::Failed) > 0 {
                 let reason = commonest_error::<Judgment>(self.log, &self.keys);
                 self.desk
                     .progress
@@ -407,15 +407,22 @@ impl Bench<'_> {
             self.desk.seed,
         )?;
         // The worse response: by the reference, or by the judge itself where there is none.
-        let mut targets: Vec<(&Pair, bool)> = kept
+        // Pairs whose verdict went against it come first: no other can be turned.
+        let mut targets: Vec<(bool, &Pair, bool)> = kept
             .iter()
             .filter_map(|((_, (row, pair)), judgment)| {
                 let p = row.label.get().or(judgment.p_first.get())?;
-                (p != 0.5).then_some((pair, p < 0.5))
+                let first = p < 0.5;
+                let against = judgment.outcome == Outcome::Decided
+                    && judgment.p_first.get().is_some_and(|p| (p > 0.5) != first);
+                (p != 0.5).then_some((!against, pair, first))
             })
             .collect();
-        targets.sort_by_key(|(pair, _)| seed::derive(self.desk.seed, &["attacks", &pair.id]));
+        targets.sort_by_key(|(late, pair, _)| {
+            (*late, seed::derive(self.desk.seed, &["attacks", &pair.id]))
+        });
         targets.truncate(self.args.attack_rows);
+        let targets: Vec<(&Pair, bool)> = targets.into_iter().map(|(_, p, f)| (p, f)).collect();
         let mut tried = Vec::new();
         for (fence, by) in [(true, fenced), (false, &unfenced)] {
             let mut items: Vec<(&Judge, Pair)> = Vec::new();
