@@ -405,10 +405,7 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
         })
         .collect();
     if items.is_empty() {
-        return Err(no_completions(
-            &args.files.input,
-            "a completion to critique",
-        ));
+        return Err(no_completions(&args.files, "a completion to critique"));
     }
     let critic = &critic;
     let (tally, gate) = desk
@@ -665,10 +662,7 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
     let settings = judges::settings(&by);
     let items = pairs_of(&desk, &select, &settings)?;
     if items.is_empty() {
-        return Err(no_completions(
-            &args.files.input,
-            "two completions to compare",
-        ));
+        return Err(no_completions(&args.files, "two completions to compare"));
     }
     let rows: Vec<&Row> = items.iter().map(|(_, (row, _))| *row).collect();
     let judge = &by;
