@@ -261,6 +261,24 @@ fn intervals_hold_the_truth_as_often_as_they_say() {
     }
 }
 
+/// Judges `rows.jsonl`, and measures the file of labels.
+async fn judged_and_read(folder: &Path, judge: &str) -> Value {
+    let args = [
+        "judge",
+        "rows.jsonl",
+        "--constitution",
+        "default.toml",
+        "--critic",
+        judge,
+        "--out",
+        "labels.jsonl",
+    ];
+    assert!(rlaif(folder, &args).await.status.success());
+    let args = ["eval", "judge", "labels.jsonl", "--out", "read.json"];
+    assert!(rlaif(folder, &args).await.status.success());
+    file(folder, "read.json")
+}
+
 /// Labels of whole transcripts, which held their prompt: the judge's file has one of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn references_of_transcripts_are_read_back_from_judged_files() {
@@ -273,20 +291,8 @@ async fn references_of_transcripts_are_read_back_from_judged_files() {
     lines(folder, "rows.jsonl", &(0..8).map(row).collect::<Vec<_>>());
     let standin = Standin::start(Plan::default(), 0).await.unwrap();
     let url = format!("{}#judge", standin.url());
-    let args = [
-        "judge",
-        "rows.jsonl",
-        "--constitution",
-        "default.toml",
-        "--critic",
-        &url,
-        "--out",
-        "labels.jsonl",
-    ];
-    assert!(rlaif(folder, &args).await.status.success());
-    let args = ["eval", "judge", "labels.jsonl", "--out", "read.json"];
-    assert!(rlaif(folder, &args).await.status.success());
-    let agreement = &file(folder, "read.json")["judges"][0]["agreement"];
+    let read = judged_and_read(folder, &url).await;
+    let agreement = &read["judges"][0]["agreement"];
     assert_eq!(
         (&agreement["count"], &agreement["n"]),
         (&json!(7), &json!(8))
@@ -385,20 +391,7 @@ async fn judges_are_measured_side_by_side_attacked_and_recalibrated() {
     assert!(!folder.join("judges.json.partial").exists());
 
     // The same from files: references are read back from the columns that the labels kept.
-    let args = [
-        "judge",
-        "rows.jsonl",
-        "--constitution",
-        "default.toml",
-        "--critic",
-        &a,
-        "--out",
-        "labels.jsonl",
-    ];
-    assert!(rlaif(folder, &args).await.status.success());
-    let args = ["eval", "judge", "labels.jsonl", "--out", "read.json"];
-    assert!(rlaif(folder, &args).await.status.success());
-    let read = file(folder, "read.json");
+    let read = judged_and_read(folder, &a).await;
     assert_eq!(
         read["judges"][0]["agreement"],
         report["judges"][0]["agreement"]
