@@ -52,6 +52,38 @@ fn pearson_checked(statistic: &'static str, x: &[f64], y: &[f64]) -> Result<f64>
     }
 }
 
+/// Correlation about zero (the cosine of the two lists), in [−1, 1]: Σ xᵢ yᵢ / √(Σ xᵢ² Σ yᵢ²).
+///
+/// For values whose sign is an accident, such as log-odds of the response that a file happens to give
+/// first: turning the signs of xᵢ and yᵢ together changes nothing, which is not so of [`pearson`].
+///
+/// # Errors
+/// No rows, lists of different lengths, a value that is not finite, a list of zeros, overflow.
+///
+/// ```
+/// // (1·2 + 2·1) / √(5 · 5).
+/// let r = rlaif_eval::correlation_about_zero(&[1.0, -2.0], &[2.0, -1.0]).unwrap();
+/// assert!((r - 0.8).abs() < 1e-15);
+/// ```
+pub fn correlation_about_zero(x: &[f64], y: &[f64]) -> Result<f64> {
+    const NAME: &str = "the correlation about zero";
+    same_len(NAME, x.len(), y.len())?;
+    at_least(NAME, 1, x.len())?;
+    for values in [x, y] {
+        all_valid(NAME, "finite values", values, f64::is_finite)?;
+    }
+    let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let r = sum(x, y) / (sum(x, x).sqrt() * sum(y, y).sqrt());
+    if r.is_finite() {
+        Ok(r.clamp(-1.0, 1.0))
+    } else {
+        Err(Error::Undefined {
+            statistic: NAME,
+            reason: "one of the lists is zero throughout, or the sums overflow",
+        })
+    }
+}
+
 /// Ranks from 1; equal values share the mean of their ranks.
 fn mid_ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, all_valid, at_least, same_len};
 use crate::interval::Proportion;
+use crate::logistic::sigmoid;
 
 /// Length of a text in words: its parts between white space. Scripts without spaces come out short;
 /// both sides of a pair are usually in one script, which is what a difference needs.
@@ -57,14 +58,6 @@ pub fn log_odds_slope(x: &[f64], won: &[bool]) -> Result<LogOddsSlope> {
         return Err(undefined("the sign of x predicts every row"));
     }
     // The derivative of the log-likelihood, Σ z σ(−β z), falls in β; information is −its slope.
-    let sigmoid = |t: f64| {
-        let e = (-t.abs()).exp();
-        if t >= 0.0 {
-            1.0 / (1.0 + e)
-        } else {
-            e / (1.0 + e)
-        }
-    };
     let gradient = |beta: f64| z.iter().map(|z| z * sigmoid(-beta * z)).sum::<f64>();
     let information = |beta: f64| {
         z.iter()

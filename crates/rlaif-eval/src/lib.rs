@@ -9,21 +9,26 @@
 //! default. Everything that can be printed derives `Serialize`, so a missing figure is `null`.
 
 pub mod agreement;
+pub mod alpaca;
 pub mod bradley_terry;
 pub mod calibration;
 pub mod correlation;
 pub mod error;
 pub mod interval;
 pub mod length;
+pub mod logistic;
 pub mod position;
 pub mod quantile;
+pub mod recalibrate;
+pub mod rewardbench;
 pub mod summary;
 pub mod winrate;
 
 pub use agreement::{Kappa, LengthBin, agreement, agreement_by, agreement_by_length, cohen_kappa};
+pub use alpaca::{AlpacaWinRate, alpaca_win_rate, length_controlled_win_rate};
 pub use bradley_terry::{Strengths, bradley_terry};
 pub use calibration::{Binning, ReliabilityBin, brier, ece, log_loss, reliability};
-pub use correlation::{kendall_tau_b, pearson, spearman};
+pub use correlation::{correlation_about_zero, kendall_tau_b, pearson, spearman};
 pub use error::{Error, Result};
 pub use interval::{
     Bootstrap, BootstrapInterval, Proportion, bootstrap, bootstrap_clustered, wilson,
@@ -31,6 +36,9 @@ pub use interval::{
 pub use length::{
     LengthPreference, LogOddsSlope, Slope, length_preference, log_odds_slope, slope, words,
 };
+pub use logistic::{Logistic, logistic};
 pub use position::{Estimate, PositionBias, position_bias};
+pub use recalibrate::Recalibration;
+pub use rewardbench::{Pick, RewardBench, rewardbench};
 pub use summary::{HumanAgreement, JudgeSummary, OutcomeCounts};
 pub use winrate::{Comparison, WinRate, win_rate, win_rate_clustered};

@@ -107,8 +107,9 @@ impl PositionBias {
     }
 }
 
-/// Log-odds after clipping; exactly odd about ½.
-fn logit(p: f64) -> f64 {
+/// Log-odds of a probability after clipping by [`LOGIT_CLIP`]; exactly odd about ½.
+#[must_use]
+pub fn logit(p: f64) -> f64 {
     let p = p.clamp(LOGIT_CLIP, 1.0 - LOGIT_CLIP);
     p.ln() - (-p).ln_1p()
 }

@@ -4,20 +4,16 @@
 //! terms, each rounded to 1e-16). Where another holds, the test says why.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+#[macro_use]
+mod common;
+
 use rlaif_eval::quantile::{normal_quantile, quantile};
 use rlaif_eval::*;
 use serde_json::Value;
 
-const CLOSED_FORM: f64 = 1e-12;
+use common::{close, numbers};
 
-fn numbers(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|v| v.as_f64().unwrap())
-        .collect()
-}
+const CLOSED_FORM: f64 = 1e-12;
 
 fn flags(value: &Value) -> Vec<bool> {
     numbers(value).iter().map(|&v| v == 1.0).collect()
@@ -25,21 +21,6 @@ fn flags(value: &Value) -> Vec<bool> {
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap()
-}
-
-#[track_caller]
-fn close(got: f64, expected: f64, relative: f64) {
-    let allowed = relative * expected.abs().max(1e-3);
-    assert!(
-        (got - expected).abs() <= allowed,
-        "got {got}, expected {expected}"
-    );
-}
-
-macro_rules! golden {
-    ($name:literal) => {
-        serde_json::from_str::<Value>(include_str!(concat!("golden/", $name, ".json"))).unwrap()
-    };
 }
 
 /// Fails where z² / 2n loses its 2, or z² / 4n² its square.
@@ -191,6 +172,11 @@ fn correlations_are_scipys() {
         close(
             pearson(&x, &y).unwrap(),
             number(&case["pearson"]),
+            CLOSED_FORM,
+        );
+        close(
+            correlation_about_zero(&x, &y).unwrap(),
+            number(&case["about_zero"]),
             CLOSED_FORM,
         );
         close(

@@ -16,6 +16,7 @@ pub mod error;
 pub mod judge;
 pub mod revise;
 pub mod score;
+pub mod synth;
 pub mod template;
 
 mod ask;

@@ -186,12 +186,12 @@ impl State {
             *times += 1;
             a.repeated += u64::from(*times > 1);
         });
-        let bias = self.plan.bias;
+        let p_first = self.plan.p_first(body);
         if messages {
-            judge::message(body, bias, prompt, generated)
+            judge::message(body, p_first, prompt, generated)
         } else {
             let logprobs = judge::wants_logprobs(body) && self.plan.logprobs;
-            judge::completion(body, bias, logprobs, false, prompt, generated)
+            judge::completion(body, p_first, logprobs, false, prompt, generated)
         }
     }
 }

@@ -39,15 +39,15 @@ fn worths(body: &[u8]) -> Vec<f64> {
 }
 
 /// Probability that what is shown first is better, where two worths are shown.
-fn p_first(body: &[u8], bias: f64) -> Option<f64> {
+pub(crate) fn p_first(body: &[u8], bias: f64) -> Option<f64> {
     match worths(body).as_slice() {
         [.., a, b] => Some(1.0 / (1.0 + (-(0.5 * (a - b) + bias)).exp())),
         _ => None,
     }
 }
 
-fn text_of(body: &[u8], bias: f64) -> String {
-    match p_first(body, bias) {
+fn text_of(body: &[u8], p_first: Option<f64>) -> String {
+    match p_first {
         Some(p) if p > 0.5 => "(A)".into(),
         Some(_) => "(B)".into(),
         None => format!("A considered answer, number {:x}.", hash(body)),
@@ -57,18 +57,18 @@ fn text_of(body: &[u8], bias: f64) -> String {
 /// A chat completion.
 pub(crate) fn completion(
     body: &[u8],
-    bias: f64,
+    p_first: Option<f64>,
     logprobs: bool,
     longer: bool,
     prompt: u64,
     generated: u64,
 ) -> String {
     let mut out = String::with_capacity(4096);
-    let verdict = p_first(body, bias).filter(|_| logprobs);
+    let verdict = p_first.filter(|_| logprobs);
     let text = match verdict {
         Some(p) if p > 0.5 => "A".into(),
         Some(_) => "B".into(),
-        None => text_of(body, bias),
+        None => text_of(body, p_first),
     };
     let _ = write!(
         out,
@@ -79,7 +79,8 @@ pub(crate) fn completion(
         None => out.push_str("null"),
         Some(p) => {
             let mut top = String::with_capacity(1600);
-            let (la, lb) = (p.ln(), (1.0 - p).ln());
+            // JSON has no infinity.
+            let (la, lb) = (p.ln().max(-40.0), (1.0 - p).ln().max(-40.0));
             let entry = |top: &mut String, token: &str, logprob: f64| {
                 let comma = if top.is_empty() { "" } else { "," };
                 let _ = write!(
@@ -123,11 +124,11 @@ pub(crate) fn completion(
 }
 
 /// One of Anthropic's messages.
-pub(crate) fn message(body: &[u8], bias: f64, prompt: u64, generated: u64) -> String {
+pub(crate) fn message(body: &[u8], p_first: Option<f64>, prompt: u64, generated: u64) -> String {
     format!(
         r#"{{"id":"msg_{:x}","type":"message","role":"assistant","model":"standin","content":[{{"type":"text","text":"{}"}}],"stop_reason":"end_turn","usage":{{"input_tokens":{prompt},"output_tokens":{generated}}}}}"#,
         hash(body),
-        text_of(body, bias)
+        text_of(body, p_first)
     )
 }
 
@@ -140,12 +141,12 @@ mod tests {
         let body = br#"{"logprobs":true,"messages":[{"content":"worth:5 then worth:2"}]}"#;
         // Half a logit for each of three points, and one towards the first: sigma(2.5).
         assert!((p_first(body, 1.0).unwrap() - 0.924_142).abs() < 1e-6);
-        let text = completion(body, 1.0, true, false, 10, 3);
+        let text = completion(body, p_first(body, 1.0), true, false, 10, 3);
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         let top = &value["choices"][0]["logprobs"]["content"][0]["top_logprobs"];
         assert_eq!(top.as_array().unwrap().len(), 20);
         assert!((top[0]["logprob"].as_f64().unwrap().exp() - 0.924_142).abs() < 1e-6);
-        let value: serde_json::Value = serde_json::from_str(&message(b"{}", 0.0, 10, 3)).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&message(b"{}", None, 10, 3)).unwrap();
         assert_eq!(value["usage"]["output_tokens"], 3);
     }
 }

@@ -11,6 +11,7 @@ mod batches;
 mod faults;
 mod http;
 mod judge;
+mod recorded;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 
 pub use faults::{Fault, Faults};
 use http::Request;
+pub use recorded::{Recorded, Said};
 
 /// What is planted.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub struct Plan {
     pub lies_by: u64,
     /// Time from a batch's submission to its end; absent: there is no batch interface.
     pub batch: Option<Duration>,
+    /// What was said before of pairs; these go before `worth`.
+    pub recorded: Arc<Recorded>,
 }
 
 impl Default for Plan {
@@ -58,7 +62,16 @@ impl Default for Plan {
             seed: 0,
             lies_by: 0,
             batch: None,
+            recorded: Arc::default(),
         }
+    }
+}
+
+impl Plan {
+    /// Probability that what a request shows first is better, where it shows a pair.
+    fn p_first(&self, body: &[u8]) -> Option<f64> {
+        let recorded = self.recorded.p_shown_first(body);
+        recorded.or_else(|| judge::p_first(body, self.bias))
     }
 }
 
@@ -262,12 +275,13 @@ async fn complete(
     let prompt = request.body.len() as u64 / 4 + plan.lies_by;
     let generated = 1 + plan.lies_by;
     let longer = fault == Some(Fault::WrongLength);
+    let p_first = plan.p_first(&request.body);
     let answer = if messages {
-        judge::message(&request.body, plan.bias, prompt, generated)
+        judge::message(&request.body, p_first, prompt, generated)
     } else {
         judge::completion(
             &request.body,
-            plan.bias,
+            p_first,
             wants_logprobs,
             longer,
             prompt,

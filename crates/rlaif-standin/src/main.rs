@@ -47,8 +47,8 @@ async fn run(args: Args) -> std::io::Result<()> {
         bias: args.bias,
         logprobs: !args.no_logprobs,
         seed: args.seed,
-        lies_by: 0,
         batch: args.batch_ms.map(Duration::from_millis),
+        ..Plan::default()
     };
     let standin = Standin::start(plan, args.port).await?;
     println!("{}", standin.url());

@@ -133,7 +133,9 @@ pub fn summary(
         .map_err(|e| Error::input(format!("the labels cannot be summarized: {e}"), ""))
 }
 
-fn share(p: &Proportion) -> String {
+/// A share with its interval and rows: `0.812 [0.700, 0.890] of 64`.
+#[must_use]
+pub fn share(p: &Proportion) -> String {
     format!("{:.3} [{:.3}, {:.3}] of {}", p.share, p.low, p.high, p.n)
 }
 

@@ -25,6 +25,7 @@ pub mod agent;
 pub mod blocking;
 pub mod contrast;
 pub mod error;
+pub mod evals;
 pub mod evaluation;
 pub mod figures;
 #[cfg(feature = "local")]

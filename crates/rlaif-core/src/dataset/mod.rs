@@ -100,5 +100,13 @@ pub fn read(path: &Path) -> Result<Dataset> {
     Ok(dataset)
 }
 
+/// Reads one value as a row, by its columns; its line is 0.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn row_of(value: Value) -> std::result::Result<Row, String> {
+    columns::row(value)
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 """Makes the golden files beside it: what SciPy, scikit-learn and NumPy say.
 
     pip install numpy==2.4.6 scipy==1.17.1 scikit-learn==1.9.1    # or tests/peers/requirements.txt
+    pip install alpaca_eval==0.6.6                      # its own win rate
+    pip install --no-deps rewardbench==0.1.4            # its tables of subsets and weights
     python crates/rlaif-eval/tests/golden/make.py
 
 Inputs are drawn here with fixed seeds and written beside the results, so that the Rust tests read
@@ -11,12 +13,14 @@ crate's.
 
 import json
 import platform
-from importlib.metadata import version
+import runpy
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import numpy as np
 from scipy import optimize, special, stats
-from sklearn import calibration, metrics
+from scipy.spatial import distance
+from sklearn import calibration, isotonic, linear_model, metrics
 
 HERE = Path(__file__).parent
 
@@ -129,6 +133,7 @@ def correlations():
                 "x": x,
                 "y": y,
                 "pearson": stats.pearsonr(x, y).statistic,
+                "about_zero": 1 - distance.cosine(x, y),
                 "spearman": stats.spearmanr(x, y).statistic,
                 "kendall": stats.kendalltau(x, y, variant="b").statistic,
             }
@@ -151,9 +156,111 @@ def slopes():
     write("slope", cases=cases)
 
 
+def newton_free(x, y):
+    """Maximum likelihood of P(y = 1) = expit(x b): root of the gradient, by MINPACK's hybrd."""
+    unit = np.abs(x).max(axis=0)
+    z = x / unit
+    root = optimize.root(lambda b: z.T @ (y - special.expit(z @ b)), np.zeros(x.shape[1]), tol=1e-14)
+    assert np.abs(root.fun).max() < 1e-9, root
+    b = root.x / unit
+    p = special.expit(x @ b)
+    covariance = np.linalg.inv((x * (p * (1 - p))[:, None]).T @ x)
+    # The same rows doubled and weighted, as scikit-learn takes soft targets.
+    doubled = linear_model.LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-10, max_iter=10000)
+    weight = np.concatenate([y, 1 - y])
+    doubled.fit(np.vstack([z, z]), np.repeat([1, 0], len(y)), sample_weight=weight)
+    assert np.allclose(doubled.coef_[0] / unit, b, rtol=1e-3, atol=1e-6), (doubled.coef_, b)
+    return b, np.sqrt(np.diag(covariance))
+
+
+def logistics():
+    rng = np.random.default_rng(9)
+    cases = []
+    for n, beta, soft in ((400, (0.02, 1.1), False), (60, (-0.3, 0.0, 0.7), True), (25, (1.0,), True)):
+        x = rng.normal(scale=[40, 1, 2][: len(beta)], size=(n, len(beta))).round(3)
+        x[:, -1] = rng.choice([-1.0, 1.0], size=n)
+        p = special.expit(x @ np.array(beta))
+        y = p * 0.8 + 0.1 * rng.random(n) if soft else (rng.random(n) < p).astype(float)
+        b, errors = newton_free(x, y)
+        cases.append({"x": x, "y": y, "coefficients": b, "std_errors": errors})
+    write("logistic", cases=cases)
+
+
+def recalibrations():
+    rng = np.random.default_rng(10)
+    cases = []
+    for n, digits, sharp in ((300, 6, 2.5), (80, 2, 0.6), (40, 1, 1.0)):
+        truth = rng.beta(3, 1.5, size=n)
+        y = (rng.random(n) < truth).astype(int)
+        p = special.expit(sharp * special.logit(truth)).round(digits).clip(1e-6, 1 - 1e-6)
+        x = special.logit(p)
+        score = lambda b: float(np.sum(x * (y - special.expit(b * x))))
+        temperature = 1 / optimize.brentq(score, -20, 20, xtol=1e-300, rtol=1e-15)
+        hits = y.sum()
+        target = np.where(y == 1, (hits + 1) / (hits + 2), 1 / (n - hits + 2))
+        (slope, intercept), _ = newton_free(np.column_stack([x, np.ones(n)]), target)
+        # scikit-learn's own Platt scaling, which stops at a looser gradient and has other signs.
+        theirs = calibration._sigmoid_calibration(x, y)
+        assert np.allclose([-theirs[0], -theirs[1]], [slope, intercept], rtol=1e-2, atol=1e-3), theirs
+        rising = isotonic.IsotonicRegression(out_of_bounds="clip").fit(p, y)
+        at = np.concatenate([np.linspace(0, 1, 41), p[:20]])
+        cases.append(
+            {
+                "p": p,
+                "y": y,
+                "temperature": temperature,
+                "platt": [slope, intercept],
+                "isotonic": {"at": at, "value": rising.predict(at)},
+            }
+        )
+    write("recalibrate", cases=cases)
+
+
+def boards():
+    """AlpacaEval's and RewardBench's rules, by the packages themselves."""
+    from alpaca_eval.metrics import get_winrate
+
+    # The file alone: importing the package needs a deep-learning stack.
+    constants = runpy.run_path(Path(distribution("rewardbench").locate_file("rewardbench/constants.py")))
+    EXAMPLE_COUNTS, SUBSET_MAPPING = constants["EXAMPLE_COUNTS"], constants["SUBSET_MAPPING"]
+
+    rng = np.random.default_rng(11)
+    alpaca = []
+    for n, soft in ((120, True), (60, False), (1, True)):
+        preference = rng.uniform(1, 2, size=n) if soft else rng.choice([1.0, 2.0, 1.5, 0.0], size=n)
+        got = get_winrate([{"preference": v} for v in preference])
+        length = rng.normal(scale=300, size=n).round()
+        won = np.where(preference == 0, 0.5, preference - 1)
+        case = {"won": won, "length_difference": length, **{k: float(v) for k, v in got.items()}}
+        if n > 1:
+            x = np.column_stack([np.tanh(length / length.std(ddof=1)), np.ones(n)])
+            b, _ = newton_free(x, won)
+            case["length_controlled"] = 100 * special.expit(b[1])
+        else:
+            case["standard_error"] = None
+        alpaca.append(case)
+    # As `calculate_scores_per_section` of rewardbench/utils.py has it.
+    bench = []
+    for keep in (1.0, 0.5):
+        subsets = [s for tests in SUBSET_MAPPING.values() for s in tests if rng.random() <= keep]
+        rows = [(s, float(v)) for s in subsets for v in rng.choice([0, 0.5, 1], size=rng.integers(3, 9))]
+        accuracy = {s: np.mean([v for t, v in rows if t == s]) for s in subsets}
+        sections = {}
+        for section, tests in SUBSET_MAPPING.items():
+            present = [t for t in tests if t in accuracy]
+            if present:
+                weight = sum(EXAMPLE_COUNTS[t] for t in present)
+                sections[section] = sum(accuracy[t] * EXAMPLE_COUNTS[t] for t in present) / weight
+        bench.append({"rows": rows, "sections": sections})
+    write("boards", alpaca=alpaca, rewardbench=bench)
+
+
 if __name__ == "__main__":
     intervals()
     agreement()
     calibrations()
     correlations()
     slopes()
+    logistics()
+    recalibrations()
+    boards()

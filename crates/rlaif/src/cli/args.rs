@@ -56,6 +56,8 @@ pub enum Verb {
     Plan(PlanArgs),
     /// Run a recipe's stages; a second run does only what changed, a stopped one goes on.
     Run(RunArgs),
+    /// Write prompts that you do not have yet, after your own.
+    Synth(super::synth::SynthArgs),
     /// Let a critic hold responses against a constitution.
     Critique(CritiqueArgs),
     /// Let a policy rewrite responses in the light of critiques.
@@ -66,6 +68,9 @@ pub enum Verb {
     Rate(RateArgs),
     /// Make pairs that need no judge: each prompt answered well and badly on purpose (RLCD).
     Contrast(ContrastArgs),
+    /// Measure a judge, a policy or a constitution.
+    #[command(subcommand)]
+    Eval(super::eval::EvalVerb),
     /// Look into a run's journal: what was asked, answered and charged.
     Calls(CallsArgs),
     /// Write a run's preferences for another tool.

@@ -18,7 +18,7 @@ use super::args::{EndpointArgs, FilesArgs, Global};
 use super::loose::{Desk, judged_row, no_completions, not_run, rater_name, with_columns};
 
 /// A word of a recipe, on the command line.
-fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(Value::from(text)).map_err(|e| e.to_string())
 }
 

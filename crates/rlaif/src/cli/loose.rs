@@ -33,14 +33,15 @@ use super::show::Bars;
 pub struct Desk {
     pub constitution: Constitution,
     pub dataset: Dataset,
-    progress: Arc<dyn Progress>,
+    pub progress: Arc<dyn Progress>,
     bars: Arc<Bars>,
-    models: Models,
+    pub models: Models,
     stop: Stop,
     pub seed: u64,
     begun: Instant,
     log_path: PathBuf,
     keeps_log: bool,
+    served: std::cell::Cell<bool>,
 }
 
 impl Desk {
@@ -95,12 +96,66 @@ impl Desk {
             begun: Instant::now(),
             log_path,
             keeps_log,
+            served: std::cell::Cell::new(false),
         })
     }
 
     /// Opens a model that an argument names.
     pub fn model(&mut self, name: &str, url: &str, args: &EndpointArgs) -> Result<Model, Error> {
         self.models.of_argument(name, url, args, &self.progress)
+    }
+
+    /// The log that keeps finished rows.
+    pub fn log(&self) -> Result<RowLog, Error> {
+        Ok(RowLog::open(&self.log_path)?)
+    }
+
+    /// Asks for the rows that the log does not hold yet. A budget that is reached is a wish, not a
+    /// fault: it stands beside the count of what it allowed.
+    pub async fn ask<T, R, F, Fut>(
+        &self,
+        verb: &str,
+        endpoint: &EndpointArgs,
+        log: &mut RowLog,
+        items: Vec<(String, T)>,
+        row: F,
+    ) -> Result<(Tally, Option<Error>), Error>
+    where
+        R: Ended,
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<R, FeedbackError>>,
+    {
+        // Several passes of a verb are served at one address.
+        if let Some(address) = endpoint.run.metrics.filter(|_| !self.served.replace(true)) {
+            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
+        }
+        let shown = endpoint.run.dashboard;
+        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
+        let width = self.models.width();
+        let options = RunOptions {
+            stage: verb,
+            concurrency: width_of(&width),
+            max_failed: endpoint.max_failed,
+            progress: &*self.progress,
+            stop: &self.stop,
+        };
+        let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
+        match for_each_row(items, log, &options, row).await {
+            Ok(tally) => Ok((tally, None)),
+            Err(stopped) if is_budget(&stopped) => Ok((tally_of::<R>(&keys, log)?, Some(stopped))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the log where no row is left to ask again.
+    pub fn close(&self, log: RowLog, tally: &Tally) -> Result<(), Error> {
+        drop(log);
+        // Rows that failed are asked again by the same command: the log is what spares the rest.
+        if !self.keeps_log && is_finished(tally) {
+            std::fs::remove_file(&self.log_path)
+                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
+        }
+        Ok(())
     }
 
     /// Runs rows and writes them; `line` makes an output row of an item and its record.
@@ -119,27 +174,11 @@ impl Desk {
         F: Fn(T) -> Fut,
         Fut: Future<Output = Result<R, FeedbackError>>,
     {
-        if let Some(address) = endpoint.run.metrics {
-            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
-        }
-        let shown = endpoint.run.dashboard;
-        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
-        let mut log = RowLog::open(&self.log_path)?;
-        let width = self.models.width();
-        let options = RunOptions {
-            stage: verb,
-            concurrency: width_of(&width),
-            max_failed: endpoint.max_failed,
-            progress: &*self.progress,
-            stop: &self.stop,
-        };
+        let mut log = self.log()?;
         let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
-        let (tally, stopped) = match for_each_row(items.clone(), &mut log, &options, row).await {
-            Ok(tally) => (tally, None),
-            // The budget is a wish, not a fault: what it allowed is written, the rest is named.
-            Err(stopped) if is_budget(&stopped) => (tally_of::<R>(&keys, &log)?, Some(stopped)),
-            Err(error) => return Err(error),
-        };
+        let (tally, stopped) = self
+            .ask(verb, endpoint, &mut log, items.clone(), row)
+            .await?;
         let mut at = items.iter().map(|(_, item)| item);
         let mut expand = |record: Option<R>| -> Vec<Value> {
             at.next()
@@ -163,12 +202,7 @@ impl Desk {
         let gate = check_failed(verb, &tally, endpoint.max_failed, || {
             commonest_error::<R>(&log, &keys)
         });
-        drop(log);
-        // Rows that failed are asked again by the same command: the log is what spares the rest.
-        if !self.keeps_log && is_finished(&tally) {
-            std::fs::remove_file(&self.log_path)
-                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
-        }
+        self.close(log, &tally)?;
         Ok((tally, gate))
     }
 
@@ -733,7 +767,7 @@ fn check_choices(
     Ok(())
 }
 
-type PairItem<'a> = (String, (&'a Row, judges::Pair));
+pub type PairItem<'a> = (String, (&'a Row, judges::Pair));
 
 /// The id of two of a row's completions.
 pub fn pair_id(row: &Row, i: usize, j: usize) -> String {
@@ -744,7 +778,7 @@ pub fn pair_id(row: &Row, i: usize, j: usize) -> String {
 }
 
 /// Pairs of every row that has at least two completions; rows with fewer are said.
-fn pairs_of<'a>(
+pub fn pairs_of<'a>(
     desk: &'a Desk,
     select: &Pairs,
     settings: &str,

@@ -4,6 +4,7 @@
 mod args;
 mod calls;
 mod dashboard;
+mod eval;
 mod judging;
 #[cfg(feature = "local")]
 mod local;
@@ -15,6 +16,7 @@ mod quickstart;
 mod ranking;
 mod run;
 mod show;
+mod synth;
 #[cfg(feature = "local")]
 mod train;
 
@@ -68,11 +70,13 @@ async fn dispatch(cli: Cli) -> Result<u8, rlaif::Error> {
         Verb::Init(args) => run::init(&args),
         Verb::Plan(args) => run::plan(&args, &global).await,
         Verb::Run(args) => run::run(&args, &global).await,
+        Verb::Synth(args) => synth::synth(&args, &global).await,
         Verb::Critique(args) => loose::critique(&args, &global).await,
         Verb::Revise(args) => loose::revise(&args, &global).await,
         Verb::Judge(args) => loose::judge(&args, &global).await,
         Verb::Contrast(args) => judging::contrast(&args, &global).await,
         Verb::Rate(args) => judging::rate(&args, &global).await,
+        Verb::Eval(verb) => eval::eval(&verb, &global).await,
         Verb::Calls(args) => calls::calls(&args, &global),
         Verb::Export(args) => run::export(&args, &global),
         Verb::Report(args) => run::report(&args, &global),

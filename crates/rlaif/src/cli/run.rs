@@ -475,7 +475,7 @@ pub fn export(args: &ExportArgs, global: &Global) -> Result<u8, Error> {
 }
 
 /// A judgment as a judged row tells it.
-fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
+pub fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
     let c = &row.columns;
     let text = |name: &str| {
         c.get(name)

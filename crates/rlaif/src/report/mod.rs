@@ -4,7 +4,9 @@
 //! shown by their code, and a content security policy lets nothing run but the page's own script,
 //! by its hash.
 
+pub mod evals;
 mod plots;
+pub mod synth;
 mod text;
 pub mod training;
 
@@ -45,6 +47,21 @@ pub struct Page<'a> {
 /// The page.
 #[must_use]
 pub fn render(page: &Page<'_>) -> String {
+    let body = html! {
+        @if !page.training.is_empty() { (training::section(page.training)) h2 { "The labels" } }
+        (summary(page))
+        @if !page.judgments.is_empty() {
+            (pictures(page))
+            (principles(page.judgments))
+            (cards(page.judgments))
+        }
+        @if !page.revisions.is_empty() { (revisions(page.revisions)) }
+    };
+    shell(page.title, &body)
+}
+
+/// A whole page around a body: styles, script and the policy that lets nothing else run.
+fn shell(title: &str, body: &Markup) -> String {
     let hash = base64::engine::general_purpose::STANDARD.encode(Sha256::digest(SCRIPT.as_bytes()));
     let policy = format!(
         "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{hash}'; base-uri \
@@ -58,20 +75,13 @@ pub fn render(page: &Page<'_>) -> String {
                 meta http-equiv="Content-Security-Policy" content=(policy);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
-                title { (page.title) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
             body {
                 main {
-                    h1 { (page.title) }
-                    @if !page.training.is_empty() { (training::section(page.training)) h2 { "The labels" } }
-                    (summary(page))
-                    @if !page.judgments.is_empty() {
-                        (pictures(page))
-                        (principles(page.judgments))
-                        (cards(page.judgments))
-                    }
-                    @if !page.revisions.is_empty() { (revisions(page.revisions)) }
+                    h1 { (title) }
+                    (body)
                 }
                 script { (PreEscaped(SCRIPT)) }
             }

@@ -228,3 +228,31 @@ pub(super) fn lines(
         }
     }
 }
+
+/// A square of shares in [0, 1] between things with names; `None` leaves a cell blank. One half is
+/// pale, 1 is blue, 0 is red.
+pub(super) fn matrix(names: &[&str], share: &dyn Fn(usize, usize) -> Option<f64>) -> Markup {
+    const CELL: f64 = 26.0;
+    const NAMES: f64 = 150.0;
+    let n = names.len() as f64;
+    let short = |name: &str| name.chars().take(22).collect::<String>();
+    html! {
+        svg viewBox=(format!("0 0 {} {}", NAMES + CELL * n + 8.0, CELL * n + 24.0)) role="img" aria-label="agreement between principles" {
+            @for (i, name) in names.iter().enumerate() {
+                @let top = CELL * i as f64;
+                text x=(NAMES - 6.0) y=(top + 17.0) text-anchor="end" { (i + 1) " " (super::text::visible(&short(name))) }
+                text x=(NAMES + top + CELL / 2.0) y=(CELL * n + 16.0) text-anchor="middle" { (i + 1) }
+                @for j in 0..names.len() {
+                    @if let Some(share) = if i == j { None } else { share(i, j) } {
+                        @let strength = (2.0 * (share - 0.5)).abs();
+                        rect.(if share >= 0.5 { "agree" } else { "clash" }) x=(NAMES + CELL * j as f64 + 1.0) y=(top + 1.0)
+                            width=(CELL - 2.0) height=(CELL - 2.0) fill-opacity=(format!("{:.2}", 0.06 + 0.94 * strength)) {
+                            title { (super::text::visible(name)) " and " (super::text::visible(names[j])) (format!(": {:.0} % alike", 100.0 * share)) }
+                        }
+                        text.cell x=(NAMES + CELL * (j as f64 + 0.5)) y=(top + 17.0) text-anchor="middle" { (format!("{:.0}", 100.0 * share)) }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -102,3 +102,12 @@ impl Bench {
             .collect()
     }
 }
+
+/// The binary in a folder, beside a server of this process.
+pub async fn rlaif(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.current_dir(folder).args(args);
+    tokio::task::spawn_blocking(move || command.output().unwrap())
+        .await
+        .unwrap()
+}

@@ -1,0 +1,474 @@
+//! `rlaif eval`, run as a person would, against judges whose answers are known.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout
+)] // helpers of tests are tests
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+
+use rlaif::evals::judges::{Labels, report};
+use rlaif_core::{
+    Cost, Judgment, ModelId, OrderResult, Outcome, PresentationOrder, Probability, Rater, dataset,
+    seed,
+};
+use rlaif_standin::{Plan, Recorded, Said, Standin};
+use serde_json::{Value, json};
+
+use common::rlaif;
+
+fn data() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let root = std::env::var_os("RLAIF_DATA").map_or(beside, PathBuf::from);
+    if root.is_dir() {
+        return Some(root);
+    }
+    println!("skipped: no data at `{}` (set RLAIF_DATA)", root.display());
+    None
+}
+
+#[track_caller]
+fn object(output: &Output) -> Value {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn file(folder: &Path, name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(folder.join(name)).unwrap()).unwrap()
+}
+
+fn lines(folder: &Path, name: &str, rows: &[Value]) {
+    let text: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(folder.join(name), text.join("\n")).unwrap();
+}
+
+#[track_caller]
+fn near(got: &Value, expected: f64, within: f64) {
+    let got = got.as_f64().unwrap();
+    assert!(
+        (got - expected).abs() <= within,
+        "got {got}, expected {expected}"
+    );
+}
+
+/// A judge that repeats what an annotator said gives AlpacaEval's figures, whichever output it is
+/// shown first. Probabilities pass through log-probabilities in single precision, and log-odds
+/// beyond ±13.8 are cut: 1e-4 percentage points cover both. Verdicts come back to the last digit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recorded_preferences_come_back_as_alpaca_evals_win_rate() {
+    let Some(data) = data() else { return };
+    let expected: Value = serde_json::from_str(include_str!("evals/alpaca.json")).unwrap();
+    for (annotator, name) in [
+        ("gpt4", "gpt4_preferences_dev.jsonl.gz"),
+        (
+            "weighted_gpt4_turbo",
+            "weighted_gpt4_turbo_preferences_dev.jsonl.gz",
+        ),
+    ] {
+        let all = dataset::read(&data.join("alpaca_eval").join(name)).unwrap();
+        let in_words = annotator == "gpt4";
+        for model in ["alpaca-7b", "gpt-3.5-turbo-1106", "wizardlm-13b"] {
+            let mut recorded = Recorded::default();
+            let mut rows = Vec::new();
+            for row in all
+                .rows
+                .iter()
+                .filter(|r| r.columns["generator_2"] == model)
+            {
+                let preference = row.columns["preference"].as_f64().unwrap();
+                let said = match preference {
+                    0.0 | 1.5 if in_words => Said::Draw,
+                    p if in_words => Said::Verdict(p == 1.0),
+                    p => Said::Probability(2.0 - p),
+                };
+                let [one, two] = row.completions.as_slice() else {
+                    panic!("{row:?}")
+                };
+                recorded.insert(&row.prompt.to_text(), one, two, said);
+                rows.push(Value::Object(row.columns.clone()));
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            lines(folder, "rows.jsonl", &rows);
+            let plan = Plan {
+                logprobs: !in_words,
+                recorded: Arc::new(recorded),
+                ..Plan::default()
+            };
+            let standin = Standin::start(plan, 0).await.unwrap();
+            let url = format!("{}#recorded", standin.url());
+            let judge = [
+                "--constitution",
+                "default.toml",
+                "--critic",
+                &url,
+                "--tie-margin",
+                "0",
+            ];
+            let mut args = vec!["judge", "rows.jsonl", "--out", "labels.jsonl", "--json"];
+            args.extend(judge);
+            let judged = object(&rlaif(folder, &args).await);
+            assert_eq!(judged["failed"], 0, "{judged}");
+            let args = [
+                "eval",
+                "policy",
+                "labels.jsonl",
+                "--out",
+                "judged.json",
+                "--json",
+            ];
+            object(&rlaif(folder, &args).await);
+            let mut args = vec![
+                "eval",
+                "policy",
+                "rows.jsonl",
+                "--out",
+                "asked.json",
+                "--json",
+            ];
+            args.extend(judge);
+            args.extend(["--seed", "7"]);
+            object(&rlaif(folder, &args).await);
+            let args = [
+                "eval",
+                "policy",
+                "rows.jsonl",
+                "--out",
+                "read.json",
+                "--json",
+            ];
+            object(&rlaif(folder, &args).await);
+            let expected = &expected[format!("{annotator}/{model}")];
+            for (name, within) in [
+                ("judged.json", if in_words { 1e-9 } else { 1e-4 }),
+                ("asked.json", if in_words { 1e-9 } else { 1e-4 }),
+                ("read.json", 1e-9),
+            ] {
+                let got = &file(folder, name)["standings"][0];
+                assert_eq!(got["policy"], model);
+                assert_eq!(got["n_total"], expected["n"], "{name}");
+                near(
+                    &got["win_rate"],
+                    expected["win_rate"].as_f64().unwrap(),
+                    within,
+                );
+                near(
+                    &got["standard_error"],
+                    expected["standard_error"].as_f64().unwrap(),
+                    within,
+                );
+            }
+        }
+    }
+}
+
+/// A judgment that shows a judge's verdict in both orders.
+fn judgment(row: &dataset::Row, p: f64, bias: f64) -> Judgment {
+    let logit = |p: f64| (p / (1.0 - p)).ln();
+    let shown = |order, lean: f64| OrderResult {
+        order,
+        p_first: Probability::new(1.0 / (1.0 + (-(logit(p) + lean)).exp())),
+        off_choice_mass: None,
+        evidence: None,
+        outcome: Outcome::Decided,
+        raw: String::new(),
+        error: None,
+    };
+    Judgment {
+        id: row.id.clone(),
+        prompt: row.prompt.clone(),
+        response_a: row.completions[0].clone(),
+        response_b: row.completions[1].clone(),
+        principle: None,
+        p_first: Probability::new(p),
+        outcome: Outcome::Decided,
+        orders_agree: None,
+        reason: String::new(),
+        orders: vec![
+            shown(PresentationOrder::Given, bias),
+            shown(PresentationOrder::Swapped, -bias),
+        ],
+        rater: Rater::Model(ModelId::new("simulated")),
+        cost: Cost::default(),
+        provenance: None,
+    }
+}
+
+/// A judge that errs on a known share of people's labels (HH-RLHF's), with a known lean towards the
+/// first shown, is measured within its intervals in 95 % of 2,000 draws: 1,900 ± 29 at three standard
+/// deviations.
+#[test]
+fn intervals_hold_the_truth_as_often_as_they_say() {
+    let Some(data) = data() else { return };
+    let mut all = dataset::read(&data.join("hh_rlhf/harmless_base_dev.jsonl.gz")).unwrap();
+    // One row a prompt: rows of one prompt would share nothing here, but a report resamples them.
+    let mut seen = std::collections::HashSet::new();
+    all.rows.retain(|r| {
+        r.completions.len() == 2
+            && r.completions[0] != r.completions[1]
+            && seen.insert(r.prompt.to_text())
+    });
+    all.rows.truncate(150);
+    assert_eq!(all.rows.len(), 150);
+    for (error, lean) in [(0.28, 0.7), (0.5, -0.3)] {
+        let (mut agreement, mut position) = (0, 0);
+        for draw in 0..2_000 {
+            let mut random = seed::Stream::new(seed::derive(draw, &["simulated judge"]));
+            let mut labels = Labels {
+                judge: "simulated".into(),
+                source: "HH-RLHF".into(),
+                judgments: Vec::new(),
+                references: Vec::new(),
+                subsets: vec![None; all.rows.len()],
+                repeats: Vec::new(),
+                time: None,
+                costed: false,
+            };
+            for row in &all.rows {
+                let label = row.label.get().unwrap();
+                let wrong = random.unit() < error;
+                let p = if (label > 0.5) == wrong { 0.3 } else { 0.7 };
+                // Its lean varies about the planted one, uniformly within half a logit.
+                let bias = lean + random.unit() - 0.5;
+                labels.judgments.push(judgment(row, p, bias));
+                labels.references.push(Some(label));
+            }
+            let got = report(&labels, None).unwrap();
+            let share = got.agreement.unwrap();
+            agreement += u32::from(share.low <= 1.0 - error && 1.0 - error <= share.high);
+            let logit = got.position_logit.unwrap();
+            let away = (logit.mean - lean).abs();
+            position += u32::from(away <= 1.96 * logit.std_error.unwrap());
+        }
+        println!(
+            "error {error}: agreement held in {agreement}, position logit in {position} of 2000"
+        );
+        for held in [agreement, position] {
+            assert!(
+                (1_871..=1_929).contains(&held),
+                "error {error}: {held} of 2000"
+            );
+        }
+    }
+}
+
+/// Judges `rows.jsonl`, and measures the file of labels.
+async fn judged_and_read(folder: &Path, judge: &str) -> Value {
+    let args = [
+        "judge",
+        "rows.jsonl",
+        "--constitution",
+        "default.toml",
+        "--critic",
+        judge,
+        "--out",
+        "labels.jsonl",
+    ];
+    assert!(rlaif(folder, &args).await.status.success());
+    let args = ["eval", "judge", "labels.jsonl", "--out", "read.json"];
+    assert!(rlaif(folder, &args).await.status.success());
+    file(folder, "read.json")
+}
+
+/// Labels of whole transcripts, which held their prompt: the judge's file has one of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn references_of_transcripts_are_read_back_from_judged_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let side =
+        |i: usize, worth: usize| format!("\n\nHuman: question {i}\n\nAssistant: worth:{worth}");
+    let row =
+        |i: usize| json!({"chosen": side(i, 5), "rejected": side(i, if i == 0 { 9 } else { 1 })});
+    lines(folder, "rows.jsonl", &(0..8).map(row).collect::<Vec<_>>());
+    let standin = Standin::start(Plan::default(), 0).await.unwrap();
+    let url = format!("{}#judge", standin.url());
+    let read = judged_and_read(folder, &url).await;
+    let agreement = &read["judges"][0]["agreement"];
+    assert_eq!(
+        (&agreement["count"], &agreement["n"]),
+        (&json!(7), &json!(8))
+    );
+}
+
+/// Rows whose truth the stand-in knows: half a logit for each point of worth.
+fn worths(n: usize) -> Vec<Value> {
+    let row = |i: usize| {
+        let (a, b) = (i % 10, (i * 7 + 3) % 10);
+        let (better, worse) = if a > b { (a, b) } else { (b, a) };
+        let subset = if i.is_multiple_of(2) {
+            "hep-go"
+        } else {
+            "math-prm"
+        };
+        json!({
+            "prompt": format!("question {i}"), "subset": subset,
+            "chosen": format!("an answer of worth:{better} <b>&"), "rejected": format!("worth:{worse}"),
+        })
+    };
+    (0..n)
+        .filter(|i| i % 10 != (i * 7 + 3) % 10)
+        .map(row)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn judges_are_measured_side_by_side_attacked_and_recalibrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let rows = worths(60);
+    lines(folder, "rows.jsonl", &rows);
+    let plan = |bias| Plan {
+        bias,
+        ..Plan::default()
+    };
+    let one = Standin::start(plan(0.5), 0).await.unwrap();
+    let two = Standin::start(plan(2.0), 0).await.unwrap();
+    let (a, b) = (format!("{}#a", one.url()), format!("{}#b", two.url()));
+    let args = [
+        "eval",
+        "judge",
+        "rows.jsonl",
+        "--constitution",
+        "default.toml",
+        "--critic",
+        &a,
+        "--critic",
+        &b,
+        "--repeats",
+        "1",
+        "--attacks",
+        "--attack-rows",
+        "12",
+        "--out",
+        "judges.json",
+        "--json",
+    ];
+    let printed = object(&rlaif(folder, &args).await);
+    let report = file(folder, "judges.json");
+    assert_eq!(printed["report"]["judges"], report["judges"]);
+    for (i, bias) in [(0, 0.5), (1, 2.0)] {
+        let judge = &report["judges"][i];
+        near(&judge["position_logit"]["mean"], bias, 1e-5);
+        // The verdicts of both orders together follow the worth, as the references do.
+        near(&judge["agreement"]["share"], 1.0, 0.0);
+        near(&judge["self_agreement"]["share"], 1.0, 0.0);
+        near(&judge["cost_per_label"]["calls"], 2.0, 1e-9);
+        near(&judge["rewardbench"]["sections"]["Reasoning"], 1.0, 0.0);
+        assert_eq!(judge["rewardbench"]["score"], Value::Null);
+        let table = &judge["attacks"];
+        assert_eq!(
+            (&table["pairs"], table["attacks"].as_array().unwrap().len()),
+            (&json!(12), 16)
+        );
+        for attack in table["attacks"].as_array().unwrap() {
+            // It reads nothing but worth: words cannot move it. Without an answer there is no worth,
+            // and the last of two that it finds is not the truth.
+            if !["repetition", "constant"].contains(&attack["attack"].as_str().unwrap()) {
+                near(&attack["fenced"]["flipped"]["share"], 0.0, 0.0);
+                near(&attack["unfenced"]["shift"]["mean"], 0.0, 1e-5);
+            }
+        }
+    }
+    // At 2 logits the nearer pairs are lost to the position; at ½ hardly any are.
+    let share = |i: usize| {
+        report["judges"][i]["position_inconsistency"]["share"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!(share(1) > share(0), "{} {}", share(0), share(1));
+    near(&report["side_by_side"][0]["agreement"]["share"], 1.0, 0.0);
+    let page = std::fs::read_to_string(folder.join("judges.html")).unwrap();
+    assert!(page.contains("How easily is") && page.contains("RewardBench"));
+    assert!(!folder.join("judges.json.partial").exists());
+
+    // The same from files: references are read back from the columns that the labels kept.
+    let read = judged_and_read(folder, &a).await;
+    assert_eq!(
+        read["judges"][0]["agreement"],
+        report["judges"][0]["agreement"]
+    );
+    assert_eq!(
+        read["judges"][0]["by_subset"],
+        report["judges"][0]["by_subset"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_constitution_is_measured_and_faults_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    lines(folder, "rows.jsonl", &worths(40));
+    let standin = Standin::start(Plan::default(), 0).await.unwrap();
+    let url = format!("{}#judge", standin.url());
+    let principle = |id: &str| {
+        format!(
+            "[[principles]]\nid = '{id}'\ncritique = 'c'\nrevision = 'r'\npreference = 'Choose by {id}.'\n"
+        )
+    };
+    let text = format!("{}{}", principle("one <i>"), principle("two"));
+    std::fs::write(folder.join("mine.toml"), text).unwrap();
+    let args = [
+        "eval",
+        "constitution",
+        "rows.jsonl",
+        "--constitution",
+        "mine.toml",
+        "--critic",
+        &url,
+        "--out",
+        "principles.json",
+        "--json",
+    ];
+    object(&rlaif(folder, &args).await);
+    let report = file(folder, "principles.json");
+    // The stand-in hears no principle: both say the same, and both go with what is better.
+    near(&report["relations"][0]["agreement"]["share"], 1.0, 0.0);
+    near(&report["relations"][0]["correlation"], 1.0, 1e-9);
+    assert_eq!(report["relations"][0]["relation"], "duplicate");
+    assert!(
+        report["advice"][0]
+            .as_str()
+            .unwrap()
+            .contains("longer response")
+            || report["advice"].as_array().unwrap().len() == 1
+    );
+    let page = std::fs::read_to_string(folder.join("principles.html")).unwrap();
+    assert!(page.contains("one &lt;i&gt;") && !page.contains("one <i>"));
+
+    for (args, words) in [
+        (
+            vec!["eval", "judge", "rows.jsonl", "--out", "x.json"],
+            "--critic",
+        ),
+        (
+            vec![
+                "eval",
+                "judge",
+                "rows.jsonl",
+                "--critic",
+                &url,
+                "--out",
+                "x.json",
+            ],
+            "--constitution",
+        ),
+        (
+            vec!["eval", "policy", "rows.jsonl", "--out", "x.json"],
+            "rows.jsonl:1",
+        ),
+    ] {
+        let output = rlaif(folder, &args).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+}
