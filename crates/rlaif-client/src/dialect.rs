@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::wire::{Api, error_text};
 
 /// Fields that a request can do without, or under another name.
-const OPTIONAL: [&str; 11] = [
+const OPTIONAL: [&str; 12] = [
     "top_logprobs",
     "logprobs",
     "max_completion_tokens",
@@ -20,6 +20,7 @@ const OPTIONAL: [&str; 11] = [
     "seed",
     "stop",
     "n",
+    "response_format",
 ];
 
 /// What has been learned of one endpoint.

@@ -610,7 +610,12 @@ impl LanguageModel for Endpoint {
     ) -> BoxFuture<'a, Result<Completion, ModelError>> {
         Box::pin(async move {
             let prefill = request.prefill.as_deref();
-            let body = self.fields(&request.messages, prefill, &request.sampling, cx.seed);
+            let mut body = self.fields(&request.messages, prefill, &request.sampling, cx.seed);
+            if let Some(schema) = &request.schema {
+                let held = json!({"name": "answer", "strict": true, "schema": schema});
+                let format = json!({"type": "json_schema", "json_schema": held});
+                body.insert("response_format".into(), format);
+            }
             let (reply, usage) = self.call(body, cx).await?;
             declined(&reply)?;
             if let Some(sink) = &cx.sink {

@@ -57,6 +57,7 @@ async fn write(endpoint: &Endpoint, row: usize) -> Result<Completion, ModelError
             "Row {row}, \"quoted\"\nand {{broken}}"
         ))]),
         prefill: None,
+        schema: None,
         sampling: Sampling {
             max_new_tokens: 8,
             ..Sampling::default()

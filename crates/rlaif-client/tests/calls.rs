@@ -380,6 +380,7 @@ async fn anthropics_messages_are_spoken() {
     let request = SampleRequest {
         messages: Arc::from(vec![Message::user("Hello")]),
         prefill: None,
+        schema: None,
         sampling: Sampling::greedy(8),
     };
     let done = endpoint.sample(&request, &context(0)).await.unwrap();

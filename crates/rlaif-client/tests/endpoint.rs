@@ -30,6 +30,7 @@ fn sampled() -> SampleRequest {
     SampleRequest {
         messages: Arc::from(vec![Message::user("Hi")]),
         prefill: None,
+        schema: None,
         sampling: Sampling::greedy(8),
     }
 }

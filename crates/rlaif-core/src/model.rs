@@ -136,6 +136,8 @@ pub struct SampleRequest {
     pub prefill: Option<String>,
     /// How to sample.
     pub sampling: Sampling,
+    /// JSON Schema to which the answer is held where the model can be; a wish, not a promise.
+    pub schema: Option<Arc<serde_json::Value>>,
 }
 
 /// Ask how likely each of several answers is.

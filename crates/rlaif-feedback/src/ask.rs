@@ -7,6 +7,7 @@ use rlaif_core::{
     CallContext, Finish, ItemId, Message, Model, ModelError, Outcome, Role, SampleRequest,
     Sampling, Usage, seed,
 };
+use serde_json::Value;
 
 use crate::error::FeedbackError;
 
@@ -70,11 +71,23 @@ pub(crate) async fn sample(
     sampling: &Sampling,
     cx: &CallContext,
 ) -> Result<Answer, FeedbackError> {
+    sample_held_to(model, messages, sampling, None, cx).await
+}
+
+/// As [`sample`], held to a JSON Schema where the model can be.
+pub(crate) async fn sample_held_to(
+    model: &Model,
+    messages: Vec<Message>,
+    sampling: &Sampling,
+    schema: Option<Arc<Value>>,
+    cx: &CallContext,
+) -> Result<Answer, FeedbackError> {
     let (messages, prefill) = with_prefill(messages);
     let request = SampleRequest {
         messages: Arc::from(messages),
         prefill,
         sampling: sampling.clone(),
+        schema,
     };
     match model.sample(&request, cx).await {
         Err(error) => outcome_of(error),

@@ -1,7 +1,10 @@
 //! Critiques: a critic reads a response by one principle or by all, and says what to change.
 //!
 //! Source: Bai et al. 2022, §3.1. The template `cai` is the paper's form (one principle drawn for
-//! the item, free text); `structured` asks for grades as well, which larger critics keep to.
+//! the item, free text); `structured` asks for grades as well, which larger critics keep to; `json`
+//! asks for the same as JSON, by `response_format` where the endpoint takes that.
+
+use std::sync::Arc;
 
 use minijinja::context;
 use rlaif_core::record::Adherence;
@@ -10,6 +13,7 @@ use rlaif_core::{
     Sampling, Usage, seed,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::VERSION;
 use crate::ask;
@@ -34,7 +38,8 @@ pub enum Scope {
 pub struct CritiqueConfig {
     /// Name of a model in the recipe.
     pub model: String,
-    /// `structured`, `cai`, or the path of a template file.
+    /// `structured`, `json` (held to a JSON Schema where the endpoint can be), `cai`, or the path of a
+    /// template file.
     pub template: String,
     /// `sampled` or `whole`.
     pub principles: Scope,
@@ -179,8 +184,10 @@ pub async fn critique(
         },
     )?;
     let cx = ask::context("critique", id, step, critic.seed, "critique");
-    let answer = ask::sample(&critic.model, messages, &critic.config.sampling, &cx).await?;
     let ids: Vec<String> = principles.iter().map(|p| p.id.clone()).collect();
+    let schema = (critic.config.template == JSON).then(|| Arc::new(schema(&ids)));
+    let sampling = &critic.config.sampling;
+    let answer = ask::sample_held_to(&critic.model, messages, sampling, schema, &cx).await?;
     let parsed = match answer.outcome {
         Outcome::Decided => parse_critique(&answer.text, &ids),
         _ => ParsedCritique::default(),
@@ -242,6 +249,37 @@ pub(crate) fn provenance(
         version: VERSION.to_owned(),
         lost: usage.lost,
     }
+}
+
+/// The shipped template whose critiques are JSON.
+const JSON: &str = "json";
+
+/// What an endpoint with structured outputs is held to: every principle's grade, in OpenAI's strict
+/// subset of JSON Schema (all keys required, none besides, no bounds on numbers).
+fn schema(principle_ids: &[String]) -> Value {
+    let grades: serde_json::Map<String, Value> = principle_ids
+        .iter()
+        .map(|id| {
+            (
+                id.clone(),
+                json!({"type": "integer", "enum": [1, 2, 3, 4, 5]}),
+            )
+        })
+        .collect();
+    json!({
+        "type": "object",
+        "properties": {
+            "critique": {"type": "string"},
+            "adherence": {
+                "type": "object", "properties": grades, "required": principle_ids,
+                "additionalProperties": false,
+            },
+            "quality": {"type": "integer", "enum": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]},
+            "suggestions": {"type": "array", "items": {"type": "string"}},
+        },
+        "required": ["critique", "adherence", "quality", "suggestions"],
+        "additionalProperties": false,
+    })
 }
 
 /// What could be read from a critique's text.
@@ -364,8 +402,8 @@ pub fn parse_critique(text: &str, principle_ids: &[String]) -> ParsedCritique {
 
 fn parse_json(text: &str, principle_ids: &[String]) -> Option<ParsedCritique> {
     let body = text.get(text.find('{')?..=text.rfind('}')?)?;
-    let value: serde_json::Value = serde_json::from_str(body).ok()?;
-    let whole = |v: &serde_json::Value, max: u8| {
+    let value: Value = serde_json::from_str(body).ok()?;
+    let whole = |v: &Value, max: u8| {
         v.as_u64()
             .and_then(|n| u8::try_from(n).ok())
             .filter(|n| (1..=max).contains(n))
@@ -383,12 +421,12 @@ fn parse_json(text: &str, principle_ids: &[String]) -> Option<ParsedCritique> {
             .collect(),
         quality: value.get("quality").and_then(|v| whole(v, 10)),
         suggestions: match value.get("suggestions") {
-            Some(serde_json::Value::Array(items)) => items
+            Some(Value::Array(items)) => items
                 .iter()
                 .filter_map(|v| v.as_str())
                 .map(str::to_owned)
                 .collect(),
-            Some(serde_json::Value::String(one)) => vec![one.clone()],
+            Some(Value::String(one)) => vec![one.clone()],
             _ => Vec::new(),
         },
     })

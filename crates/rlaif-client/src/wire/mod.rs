@@ -42,7 +42,14 @@ impl Api {
     pub(crate) fn lacks(self) -> &'static [&'static str] {
         match self {
             Api::Openai => &[],
-            Api::Anthropic => &["logprobs", "top_logprobs", "seed", "n", "min_p"],
+            Api::Anthropic => &[
+                "logprobs",
+                "top_logprobs",
+                "seed",
+                "n",
+                "min_p",
+                "response_format",
+            ],
         }
     }
 

@@ -29,6 +29,7 @@ pub(super) const SHIPPED: &[(&str, Purpose, &str)] = shipped![
     "prometheus_single", Score, "prometheus_single";
     "ultrafeedback", Score, "ultrafeedback";
     "structured", Critique, "critique_structured";
+    "json", Critique, "critique_json";
     "cai", Critique, "critique_cai";
     "cai", Revise, "revise_cai";
 ];

@@ -184,6 +184,7 @@ pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
             let request = SampleRequest {
                 messages,
                 prefill: None,
+                schema: None,
                 sampling: sampling.clone(),
             };
             let mut done = Sampled {

@@ -286,6 +286,7 @@ async fn answer(
     let request = SampleRequest {
         messages: prompt.0.clone().into(),
         prefill: None,
+        schema: None,
         sampling: Sampling {
             temperature: args.temperature,
             max_new_tokens: args.max_new_tokens,

@@ -223,6 +223,7 @@ async fn against_base(
             let request = SampleRequest {
                 messages: m.prompt.0.clone().into(),
                 prefill: None,
+                schema: None,
                 sampling: evaluate.sampling.clone(),
             };
             let item = ItemId {
