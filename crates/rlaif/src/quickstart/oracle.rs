@@ -62,11 +62,16 @@ impl Oracle {
         self.world.read(prompt, completion)
     }
 
-    /// Which response is the better one by the judgment's own principle; [`Verdict::Tie`] where
-    /// they are equally good, `None` for a principle without a dimension.
+    /// Which response is the better one by the judgment's own principle, or by the whole constitution
+    /// where it has none; [`Verdict::Tie`] where they are equally good, `None` for a principle without
+    /// a dimension.
     #[must_use]
     pub fn label(&self, judgment: &Judgment) -> Option<Verdict> {
-        let dimension = *self.of.get(judgment.principle.as_ref()?)?;
+        let Some(principle) = &judgment.principle else {
+            let (a, b) = (&judgment.response_a, &judgment.response_b);
+            return Some(verdict(self.prefers(&judgment.prompt, a, b)));
+        };
+        let dimension = *self.of.get(principle)?;
         let grade = |text: &str| self.read(&judgment.prompt, text).scores.get(dimension);
         Some(verdict(prefers(
             grade(&judgment.response_a),

@@ -84,7 +84,28 @@ pub struct Summary {
     pub report: PathBuf,
 }
 
-fn judge_figures(oracle: &Oracle, judgments: &[Judgment]) -> Result<JudgeFigures, Error> {
+/// A judgment by several principles as one by each.
+fn views(j: &Judgment) -> Vec<Judgment> {
+    if j.opinions.is_empty() {
+        return vec![j.clone()];
+    }
+    j.opinions
+        .iter()
+        .map(|o| Judgment {
+            principle: o.principle.clone(),
+            p_first: o.p_first,
+            outcome: o.outcome,
+            orders_agree: o.orders_agree,
+            orders: o.orders.clone(),
+            opinions: Vec::new(),
+            ..j.clone()
+        })
+        .collect()
+}
+
+fn judge_figures(oracle: &Oracle, pairs: &[Judgment]) -> Result<JudgeFigures, Error> {
+    let judgments: Vec<Judgment> = pairs.iter().flat_map(views).collect();
+    let judgments = judgments.as_slice();
     let labels: Vec<Option<Verdict>> = judgments.iter().map(|j| oracle.label(j)).collect();
     let summary = JudgeSummary::from_judgments(judgments, Some(&labels))
         .map_err(|e| Error::input(format!("the labels cannot be summarized: {e}"), ""))?;
@@ -132,7 +153,7 @@ fn judge_figures(oracle: &Oracle, judgments: &[Judgment]) -> Result<JudgeFigures
             .as_ref()
             .and_then(|l| l.slope_per_word.as_ref())
             .map(|s| s.slope),
-        pairs: judgments.len(),
+        pairs: pairs.len(),
     })
 }
 
