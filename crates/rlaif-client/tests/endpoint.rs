@@ -426,3 +426,40 @@ async fn no_more_are_in_flight_than_allowed() {
     // Six calls of 60 ms, two at a time, take at least three turns.
     assert!(begun.elapsed() >= Duration::from_millis(180));
 }
+
+#[tokio::test]
+async fn a_schema_is_sent_where_it_is_taken_and_left_out_where_it_is_refused() {
+    let schema = json!({"type": "object", "properties": {}, "required": []});
+    let asked = SampleRequest {
+        schema: Some(Arc::new(schema.clone())),
+        ..sampled()
+    };
+    let taken = server(move |_, body| {
+        let held = &body["response_format"];
+        assert_eq!(held["type"], "json_schema");
+        assert_eq!(held["json_schema"]["schema"], schema);
+        ok("{}")
+    })
+    .await;
+    let done = open(&taken, |_| {})
+        .sample(&asked, &context())
+        .await
+        .unwrap();
+    assert!(done.text == "{}" && done.usage.lost.is_empty());
+    let refusing = server(|_, body| {
+        if body.get("response_format").is_some() {
+            return ResponseTemplate::new(400).set_body_json(json!({
+                "error": {"message": "Unsupported parameter: 'response_format'"}}));
+        }
+        ok("prose")
+    })
+    .await;
+    let done = open(&refusing, |_| {})
+        .sample(&asked, &context())
+        .await
+        .unwrap();
+    assert_eq!(
+        (done.text.as_str(), done.usage.lost),
+        ("prose", vec!["response_format".to_owned()])
+    );
+}
