@@ -238,7 +238,7 @@ fn reason_in(text: &str) -> String {
     text[..end].trim().to_owned()
 }
 
-/// P(the first response's score is above the second's), ties split: Σᵢ Σⱼ p₁(i) p₂(j) [i > j] +
+/// P(the first response's score is above the second's), ties split: Σᵢ Σⱼ p₁(i) p₂(j) \[i > j\] +
 /// ½ Σᵢ p₁(i) p₂(i), the two taken as independent. Equal scores give one half, which is a tie and
 /// never a preference. Scores that were counted over n samples are Laplace-smoothed,
 /// (n·p + 1) / (n + 2), so that one sample each is no certainty.
