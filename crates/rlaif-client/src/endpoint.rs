@@ -185,6 +185,7 @@ impl Endpoint {
                 api,
                 price: config.price,
                 meter: Arc::clone(&meter),
+                gathers: config.batch,
             });
         }
         if let Some(budget) = &ledger.budget {

@@ -175,3 +175,28 @@ async fn verdicts_come_by_batch_too_and_an_endpoint_without_batches_is_told_of()
     let error = write(&endpoint, 1).await.unwrap_err().to_string();
     assert!(error.contains("--batch"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_gathered_for_a_batch_is_not_charged() {
+    let standin = standin(Duration::from_secs(60)).await;
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let ledger = ledger(folder.path());
+        let endpoint = Endpoint::open_with(config(&standin, Api::Openai), &ledger).unwrap();
+        let all = join_all((0..20).map(|row| write(&endpoint, row)));
+        // Given up before two seconds of quiet: nothing but the first call has left.
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), all)
+                .await
+                .is_err()
+        );
+    }
+    let path = folder.path().join("calls.sqlite");
+    while Journal::open(&path).is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let account = Journal::open(&path).unwrap().account().unwrap();
+    assert_eq!((account.answered, account.unsettled), (1, 0), "{account:?}");
+    assert_eq!(account.unsettled_usd, 0.0);
+    assert_eq!(standin.account().requests, 1);
+}

@@ -339,6 +339,8 @@ pub(crate) struct Journalled {
     pub(crate) api: Api,
     pub(crate) price: Option<Price>,
     pub(crate) meter: Arc<Meter>,
+    /// Calls gather for a batch below.
+    pub(crate) gathers: bool,
 }
 
 /// An intent under way. Dropped without a word (a call given up), its answer counts as lost.
@@ -372,7 +374,10 @@ impl Journalled {
         let id = self
             .journal
             .commit(|done| Message::Intent {
-                attempt: attempt.clone(),
+                attempt: match self.gathers {
+                    true => attempt.clone().gathered(),
+                    false => attempt.clone(),
+                },
                 done,
             })
             .await

@@ -172,7 +172,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
         .execute_batch(&format!(
             "BEGIN; INSERT INTO calls(key, model, stage, row, draw, at, took_ms, state, charge,
                prompt_tokens, completion_tokens, usd, error, dictionary)
-             SELECT key, model, stage, row, draw, at, 0, 1, 2, prompt_bound, completion_bound,
+             SELECT key, model, stage, row, draw, at, 0, 1, {CHARGE}, prompt_bound, completion_bound,
                usd_bound, '{KILLED}', 0 FROM intents;
              DELETE FROM intents; COMMIT;"
         ))
@@ -197,6 +197,10 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
 /// Takes the charge off attempts that were on record as lost.
 const UNCHARGED: &str = "UPDATE calls SET charge = 0, prompt_tokens = 0, completion_tokens = 0, \
      usd = NULL WHERE state = 1 AND charge = 2";
+
+/// What an intent without an answer may be charged: all of its bound, or nothing where it waited
+/// for a batch (see [`Attempt::gathered`]).
+const CHARGE: &str = "CASE WHEN prompt_bound > 0 THEN 2 ELSE 0 END";
 
 /// Why an intent of an ended process counts as failed.
 const KILLED: &str = "the process ended before the answer was kept";
@@ -266,6 +270,21 @@ fn tell(message: Message, result: Result<i64, Arc<JournalError>>) {
 struct Writing {
     models: Vec<(Arc<str>, i64)>,
     next_intent: i64,
+}
+
+impl Attempt {
+    /// The same as an intent that waits for a batch: it has not left, and what has left in a batch is
+    /// on record there.
+    pub(super) fn gathered(self) -> Self {
+        Attempt {
+            bound: Bound {
+                prompt_tokens: 0,
+                completion_tokens: 0,
+            },
+            usd_bound: self.usd_bound.map(|_| 0.0),
+            ..self
+        }
+    }
 }
 
 impl Writing {
@@ -445,12 +464,13 @@ impl Writing {
                 Ok(id)
             }
             Message::Lost { intent } => {
-                tx.prepare_cached(
+                tx.prepare_cached(&format!(
                     "INSERT INTO calls(key, model, stage, row, draw, at, took_ms, state, charge,
                        prompt_tokens, completion_tokens, usd, error, dictionary)
-                     SELECT key, model, stage, row, draw, at, 0, 1, 2, prompt_bound,
-                       completion_bound, usd_bound, ?2, 0 FROM intents WHERE id = ?1",
-                )?
+                     SELECT key, model, stage, row, draw, at, 0, 1,
+                       {CHARGE}, prompt_bound,
+                       completion_bound, usd_bound, ?2, 0 FROM intents WHERE id = ?1"
+                ))?
                 .execute(params![intent, GIVEN_UP])?;
                 remove(tx, *intent)?;
                 Ok(0)

@@ -1,5 +1,6 @@
 //! `rlaif calls`: what a run asked, what came back, and what it was charged.
 
+use std::io::Read as _;
 use std::io::Write;
 
 use rlaif::Error;
@@ -64,7 +65,19 @@ fn line(e: &Entry) -> String {
 }
 
 pub fn calls(args: &CallsArgs, global: &Global) -> Result<u8, Error> {
-    let journal = JournalReader::open(&journal_of(&args.run)).map_err(fault)?;
+    let path = journal_of(&args.run);
+    let begins = std::fs::File::open(&path).ok().and_then(|mut file| {
+        let mut head = [0u8; 15];
+        file.read_exact(&mut head).ok().map(|()| head)
+    });
+    if path.is_file() && begins != Some(*b"SQLite format 3") {
+        return Err(Error::input(
+            format!("`{}` is no journal of calls", path.display()),
+            "give a run's folder, or the folder that was given by `--run`; without one, a journal \
+             lies beside the output as OUT.partial.calls until every row is answered",
+        ));
+    }
+    let journal = JournalReader::open(&path).map_err(fault)?;
     if let Some(id) = args.show {
         let entry = journal.entry(id).map_err(fault)?.ok_or_else(|| {
             Error::input(

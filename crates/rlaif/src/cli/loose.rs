@@ -21,6 +21,9 @@ use rlaif_core::{Cost, Rater, seed};
 use rlaif_feedback::FeedbackError;
 use serde_json::{Map, Value, json};
 
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
+
 use super::args::{
     CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, ReviseArgs, RunLimits,
 };
@@ -58,6 +61,18 @@ impl Desk {
         note_faults(&dataset, &*progress);
         if let Some(limit) = files.limit {
             dataset.rows.truncate(limit);
+        }
+        let whole = |p: &Path| std::fs::canonicalize(p).ok();
+        if let (Some(input), Some(out)) = (whole(&files.input), whole(&files.out))
+            && input == out
+        {
+            return Err(Error::input(
+                format!(
+                    "`{}` is the input and would be overwritten",
+                    files.out.display()
+                ),
+                "give another file by `--out`",
+            ));
         }
         if dataset.rows.is_empty() {
             return Err(Error::input(
@@ -299,6 +314,18 @@ pub fn note_faults(dataset: &Dataset, progress: &dyn Progress) {
 /// Ctrl-C once: rows in flight end, the rest can go on later. Twice: out at once; what is
 /// finished is on disk already.
 pub fn stop_on_interrupt(stop: &Stop) {
+    // A supervisor's way to say it once; it kills what does not end in time.
+    #[cfg(unix)]
+    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+        if let Ok(mut signal) = signal(kind) {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                while signal.recv().await.is_some() {
+                    stop.request();
+                }
+            });
+        }
+    }
     let stop = stop.clone();
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {

@@ -146,6 +146,12 @@ impl Models {
             self.rows = Some(n);
         }
         if !(url.starts_with("http://") || url.starts_with("https://")) {
+            if args.batch {
+                return Err(Error::input(
+                    format!("`--batch` needs an endpoint, and `{url}` is none"),
+                    "leave it out for a model in memory",
+                ));
+            }
             #[cfg(feature = "local")]
             if Path::new(url).is_dir() {
                 let options = rlaif_engine::Options::default();

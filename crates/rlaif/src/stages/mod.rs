@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use rlaif_core::rowlog::RowLog;
 use rlaif_core::run::{OutputFile, RunFolder, StageEntry, StageKey};
-use rlaif_core::{Constitution, Model, dataset::Dataset, seed};
+use rlaif_core::{Constitution, Model, Outcome, dataset::Dataset, seed};
 use rlaif_feedback::{FeedbackError, Purpose, Template};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -316,7 +316,7 @@ pub(crate) fn unchanged(folder: &RunFolder, name: &str, key: &StageKey) -> Optio
     }
     let entry = folder.manifest().stages.get(name)?;
     let mut tally = Tally::default();
-    for outcome in rlaif_core::Outcome::ALL {
+    for outcome in Outcome::ALL {
         let n = entry.outcomes.get(outcome.as_str()).copied().unwrap_or(0) as usize;
         tally.outcomes.insert(outcome.as_str(), n);
         tally.rows += n;
@@ -356,7 +356,7 @@ pub(crate) fn record(
 }
 
 fn is_open(name: &str) -> bool {
-    rlaif_core::Outcome::ALL
+    Outcome::ALL
         .iter()
         .any(|o| o.as_str() == name && o.is_open())
 }
@@ -366,11 +366,14 @@ pub fn commonest_error<R: Ended>(log: &RowLog, keys: &[String]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for key in keys {
         if let Ok(Some(record)) = log.get::<R>(key)
-            && record.outcome() == rlaif_core::Outcome::Failed
+            && !matches!(record.outcome(), Outcome::Decided | Outcome::Tie)
         {
-            *counts
-                .entry(record.error().unwrap_or_default())
-                .or_default() += 1;
+            let outcome = record.outcome();
+            let why = match record.error() {
+                Some(error) => format!("{outcome}: {error}"),
+                None => outcome.to_string(),
+            };
+            *counts.entry(why).or_default() += 1;
         }
     }
     counts
