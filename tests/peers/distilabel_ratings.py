@@ -1,6 +1,6 @@
 """Gives a file of `rlaif rate` to distilabel and `datasets`, and writes distilabel's pairs for rlaif.
 
-    pip install distilabel==1.5.3 datasets==5.2.0
+    pip install distilabel==1.5.3 datasets==5.2.0 requests
     rlaif rate in.jsonl --constitution ultrafeedback.toml --principles each \\
         --template ultrafeedback --critic URL#NAME --out rated.jsonl
     python distilabel_ratings.py rated.jsonl pairs.jsonl
