@@ -37,10 +37,20 @@ impl Seen {
             self.both += 1;
             self.agree += usize::from(agree);
         }
-        let by = j.principle.as_deref().unwrap_or("the whole constitution");
-        let (n, decided) = self.principles.entry(by.to_owned()).or_default();
-        *n += 1;
-        *decided += usize::from(j.outcome == Outcome::Decided);
+        let whole = "the whole constitution";
+        let mut count = |by: &str, outcome| {
+            let (n, decided) = self.principles.entry(by.to_owned()).or_default();
+            *n += 1;
+            *decided += usize::from(outcome == Outcome::Decided);
+        };
+        // Views by each principle are counted as such.
+        for o in &j.opinions {
+            count(o.principle.as_deref().unwrap_or(whole), o.outcome);
+        }
+        let by = j.principle.as_deref().unwrap_or(whole);
+        if j.opinions.is_empty() {
+            count(by, j.outcome);
+        }
         let prompt: String = j.prompt.to_text().chars().take(60).collect();
         self.recent.push_back(format!(
             "{}  {} p = {:.2}  by {by}  {prompt}",
