@@ -65,6 +65,19 @@ impl Budget {
         *lock(&self.spent)
     }
 
+    /// What is left of each limit.
+    #[must_use]
+    pub fn left(&self) -> Limits {
+        let spent = self.spent();
+        Limits {
+            max_usd: self.limits.max_usd.map(|max| (max - spent.usd).max(0.0)),
+            max_calls: self
+                .limits
+                .max_calls
+                .map(|max| max.saturating_sub(spent.calls)),
+        }
+    }
+
     /// Holds back `usd` and one call. Where calls under way hold too much back, it waits for them:
     /// they cost less than their bounds.
     async fn hold(&self, usd: f64) -> Result<Hold<'_>, ModelError> {

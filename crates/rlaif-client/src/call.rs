@@ -42,7 +42,7 @@ pub(crate) struct Call {
 impl Key {
     /// In 32 hexadecimal digits.
     pub(crate) fn hex(self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        rlaif_core::seed::hex(&self.0)
     }
 }
 

@@ -349,7 +349,7 @@ impl Line {
             return Ok(Got::Answer(text));
         }
         let text = String::from_utf8_lossy(&text).into_owned();
-        if !matches!(status, 408 | 409 | 425 | 429 | 500..=599) {
+        if !may_pass(status) {
             return Ok(Got::Refusal(status, text));
         }
         if text.contains("insufficient_quota") {
@@ -398,6 +398,11 @@ impl Line {
 enum Got {
     Answer(Bytes),
     Refusal(u16, String),
+}
+
+/// A status after which another attempt may succeed.
+pub(crate) fn may_pass(status: u16) -> bool {
+    matches!(status, 408 | 409 | 425 | 429 | 500..=599)
 }
 
 /// A server's words on one short line; what is no JSON is quoted as it is.

@@ -61,19 +61,25 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts one sleeper for as long as it lives.
-pub(crate) struct Asleep<'a>(&'a AtomicUsize);
+/// Counts one for as long as it lives.
+pub(crate) struct Counted<'a>(&'a AtomicUsize);
 
-impl Drop for Asleep<'_> {
+impl<'a> Counted<'a> {
+    pub(crate) fn one(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Counted(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Meter {
-    pub(crate) fn asleep(&self) -> Asleep<'_> {
-        self.sleeping.fetch_add(1, Ordering::Relaxed);
-        Asleep(&self.sleeping)
+    pub(crate) fn asleep(&self) -> Counted<'_> {
+        Counted::one(&self.sleeping)
     }
 
     pub(crate) fn sleeping(&self) -> usize {

@@ -191,13 +191,7 @@ impl Constitution {
             }
         } else {
             let form: TomlForm = toml::from_str(text).map_err(|e| {
-                let line = e.span().map_or(1, |span| {
-                    text.get(..span.start)
-                        .unwrap_or_default()
-                        .matches('\n')
-                        .count()
-                        + 1
-                });
+                let line = crate::line_of(text, e.span());
                 fault(format!("line {line}"), e.message().to_owned())
             })?;
             Constitution {

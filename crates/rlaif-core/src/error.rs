@@ -1,5 +1,6 @@
 //! Errors of files and data: each carries the facts (path, line, what was expected, what came).
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Short for a result with this crate's error.
@@ -63,4 +64,11 @@ impl Error {
             source,
         }
     }
+}
+
+/// The line, from 1, on which a span of bytes of a text begins; 1 where the span is not known.
+#[must_use]
+pub fn line_of(text: &str, span: Option<Range<usize>>) -> usize {
+    let before = span.and_then(|span| text.get(..span.start));
+    before.unwrap_or_default().matches('\n').count() + 1
 }

@@ -23,7 +23,7 @@ pub mod seed;
 
 pub use choice::{Verdict, parse_preference};
 pub use constitution::{Constitution, Principle};
-pub use error::{Error, Result};
+pub use error::{Error, Result, line_of};
 pub use message::{Message, Prompt, Role};
 pub use model::{
     BoxFuture, CallContext, Capabilities, ChoiceLogprobs, ChoiceRequest, Completion, Evidence,

@@ -53,6 +53,24 @@ pub struct Cost {
     pub usd: Option<f64>,
 }
 
+impl Cost {
+    /// Costs together; money is known only where every one of them is.
+    #[must_use]
+    pub fn sum(costs: impl IntoIterator<Item = Cost>) -> Self {
+        let mut sum = Cost {
+            usd: Some(0.0),
+            ..Cost::default()
+        };
+        for cost in costs {
+            sum.calls += cost.calls;
+            sum.prompt_tokens += cost.prompt_tokens;
+            sum.completion_tokens += cost.completion_tokens;
+            sum.usd = sum.usd.zip(cost.usd).map(|(a, b)| a + b);
+        }
+        sum
+    }
+}
+
 impl From<&Usage> for Cost {
     fn from(usage: &Usage) -> Self {
         Cost {
@@ -294,6 +312,38 @@ pub struct Judgment {
     /// Where it comes from; absent for a label read from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<Provenance>,
+}
+
+impl Judgment {
+    /// A label of two responses and whose it is; nothing else is known of it.
+    #[must_use]
+    pub fn new(
+        id: impl Into<String>,
+        prompt: Prompt,
+        [response_a, response_b]: [String; 2],
+        outcome: Outcome,
+        p_first: Probability,
+        rater: Rater,
+    ) -> Self {
+        Judgment {
+            id: id.into(),
+            prompt,
+            response_a,
+            response_b,
+            principle: None,
+            p_first,
+            outcome,
+            orders_agree: None,
+            reason: String::new(),
+            orders: Vec::new(),
+            opinions: Vec::new(),
+            scores: Vec::new(),
+            shortened: None,
+            rater,
+            cost: Cost::default(),
+            provenance: None,
+        }
+    }
 }
 
 /// A judge's score of one response.

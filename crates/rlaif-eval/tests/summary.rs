@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use rlaif_core::message::Prompt;
 use rlaif_core::{
-    Cost, Judgment, ModelId, OrderResult, Outcome, PresentationOrder, Probability, Rater, Verdict,
+    Judgment, ModelId, OrderResult, Outcome, PresentationOrder, Probability, Rater, Verdict,
 };
 use rlaif_eval::{JudgeSummary, OutcomeCounts};
 
@@ -34,29 +34,22 @@ fn judgment(
         (one, None) | (None, one) => one,
     };
     Judgment {
-        id: String::new(),
-        prompt: Prompt::from(prompt),
-        response_a: "word ".repeat(lengths.0),
-        response_b: "word ".repeat(lengths.1),
-        principle: None,
-        p_first: p.map_or(Probability::NONE, Probability::new),
-        outcome: match p {
-            None => Outcome::Unparseable,
-            Some(p) if (p - 0.5).abs() < 0.02 => Outcome::Tie,
-            Some(_) => Outcome::Decided,
-        },
-        orders_agree: None,
-        reason: String::new(),
         orders: vec![
             order(PresentationOrder::Given, given),
             order(PresentationOrder::Swapped, swapped),
         ],
-        opinions: Vec::new(),
-        scores: Vec::new(),
-        shortened: None,
-        rater: Rater::Model(ModelId::new("judge")),
-        cost: Cost::default(),
-        provenance: None,
+        ..Judgment::new(
+            "",
+            Prompt::from(prompt),
+            [lengths.0, lengths.1].map(|n| "word ".repeat(n)),
+            match p {
+                None => Outcome::Unparseable,
+                Some(p) if (p - 0.5).abs() < 0.02 => Outcome::Tie,
+                Some(_) => Outcome::Decided,
+            },
+            p.map_or(Probability::NONE, Probability::new),
+            Rater::Model(ModelId::new("judge")),
+        )
     }
 }
 

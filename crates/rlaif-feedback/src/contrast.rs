@@ -77,25 +77,14 @@ pub async fn contrast(by: &Contrast, id: &str, prompt: &Prompt) -> Result<Judgme
         ),
     };
     let reason = failed.and_then(|f| f.error.clone()).unwrap_or_default();
-    let (response_a, response_b) = match good_first {
-        true => (good.text, bad.text),
-        false => (bad.text, good.text),
+    let responses = match good_first {
+        true => [good.text, bad.text],
+        false => [bad.text, good.text],
     };
+    let rater = Rater::Model(ModelId::new(RATER));
     Ok(Judgment {
-        id: id.to_owned(),
-        prompt: prompt.clone(),
-        response_a,
-        response_b,
         principle: Some(principle.id.clone()),
-        p_first,
-        outcome,
-        orders_agree: None,
         reason,
-        orders: Vec::new(),
-        opinions: Vec::new(),
-        scores: Vec::new(),
-        shortened: None,
-        rater: Rater::Model(ModelId::new(RATER)),
         cost: (&usage).into(),
         provenance: Some(Provenance {
             model: by.model.id().clone(),
@@ -106,6 +95,7 @@ pub async fn contrast(by: &Contrast, id: &str, prompt: &Prompt) -> Result<Judgme
             version: VERSION.to_owned(),
             lost: usage.lost,
         }),
+        ..Judgment::new(id, prompt.clone(), responses, outcome, p_first, rater)
     })
 }
 

@@ -23,7 +23,6 @@
 
 pub mod agent;
 pub mod blocking;
-pub mod contrast;
 pub mod error;
 pub mod evals;
 pub mod evaluation;
@@ -31,6 +30,7 @@ pub mod figures;
 #[cfg(feature = "local")]
 pub mod local;
 pub mod open;
+pub mod paired;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;

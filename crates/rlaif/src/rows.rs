@@ -93,6 +93,16 @@ impl Tally {
     pub fn count(&self, outcome: Outcome) -> usize {
         self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
     }
+
+    /// Adds the rows of another pass.
+    pub fn add(&mut self, pass: &Tally) {
+        self.rows += pass.rows;
+        self.reused += pass.reused;
+        self.cached_calls += pass.cached_calls;
+        for (name, n) in &pass.outcomes {
+            *self.outcomes.entry(name).or_default() += n;
+        }
+    }
 }
 
 /// Asked to stop: no new row begins, rows in flight end.

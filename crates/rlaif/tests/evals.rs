@@ -14,8 +14,7 @@ use std::sync::Arc;
 
 use rlaif::evals::judges::{Labels, report};
 use rlaif_core::{
-    Cost, Judgment, ModelId, OrderResult, Outcome, PresentationOrder, Probability, Rater, dataset,
-    seed,
+    Judgment, ModelId, OrderResult, Outcome, PresentationOrder, Probability, Rater, dataset, seed,
 };
 use rlaif_standin::{Plan, Recorded, Said, Standin};
 use serde_json::{Value, json};
@@ -185,25 +184,18 @@ fn judgment(row: &dataset::Row, p: f64, bias: f64) -> Judgment {
         error: None,
     };
     Judgment {
-        id: row.id.clone(),
-        prompt: row.prompt.clone(),
-        response_a: row.completions[0].clone(),
-        response_b: row.completions[1].clone(),
-        principle: None,
-        p_first: Probability::new(p),
-        outcome: Outcome::Decided,
-        orders_agree: None,
-        reason: String::new(),
         orders: vec![
             shown(PresentationOrder::Given, bias),
             shown(PresentationOrder::Swapped, -bias),
         ],
-        opinions: Vec::new(),
-        scores: Vec::new(),
-        shortened: None,
-        rater: Rater::Model(ModelId::new("simulated")),
-        cost: Cost::default(),
-        provenance: None,
+        ..Judgment::new(
+            row.id.clone(),
+            row.prompt.clone(),
+            [row.completions[0].clone(), row.completions[1].clone()],
+            Outcome::Decided,
+            Probability::new(p),
+            Rater::Model(ModelId::new("simulated")),
+        )
     }
 }
 

@@ -60,19 +60,20 @@ fn worths() -> Vec<(i32, i32)> {
 
 /// Issue: labels within 0.02 of the unbiased probability at biases of 0.5, 1 and 2 logits; the
 /// errors of one order, and of averaged probabilities, stand beside. `--nocapture` prints them.
+/// An endpoint that leans by `bias` logits towards what it sees first.
+async fn leaning(bias: f64) -> Standin {
+    let plan = Plan {
+        bias,
+        ..Plan::default()
+    };
+    Standin::start(plan, 0).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_planted_position_bias_is_removed() {
     println!("bias  both, log-odds  both, probability  one order   (largest error of P)");
     for bias in [0.5, 1.0, 2.0] {
-        let standin = Standin::start(
-            Plan {
-                bias,
-                ..Plan::default()
-            },
-            0,
-        )
-        .await
-        .unwrap();
+        let standin = leaning(bias).await;
         let folder = tempfile::tempdir().unwrap();
         let pairs: Vec<Value> = worths()
             .iter()
@@ -115,15 +116,7 @@ async fn a_planted_position_bias_is_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tournament_ranks_and_its_file_is_exported() {
-    let standin = Standin::start(
-        Plan {
-            bias: 1.0,
-            ..Plan::default()
-        },
-        0,
-    )
-    .await
-    .unwrap();
+    let standin = leaning(1.0).await;
     let folder = tempfile::tempdir().unwrap();
     let row = json!({"id": "one", "prompt": "Which?",
         "completions": ["worth:4 a", "worth:9 b", "worth:1 c", "worth:6 d"]});
@@ -165,24 +158,8 @@ async fn a_tournament_ranks_and_its_file_is_exported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jury_and_every_principle_stand_in_the_row() {
-    let lean = Standin::start(
-        Plan {
-            bias: 1.0,
-            ..Plan::default()
-        },
-        0,
-    )
-    .await
-    .unwrap();
-    let fair = Standin::start(
-        Plan {
-            bias: 0.0,
-            ..Plan::default()
-        },
-        0,
-    )
-    .await
-    .unwrap();
+    let lean = leaning(1.0).await;
+    let fair = leaning(0.0).await;
     let folder = tempfile::tempdir().unwrap();
     write(
         folder.path(),
@@ -219,15 +196,7 @@ async fn a_jury_and_every_principle_stand_in_the_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn peoples_verdicts_become_rows_and_measure_the_judge() {
-    let standin = Standin::start(
-        Plan {
-            bias: 0.0,
-            ..Plan::default()
-        },
-        0,
-    )
-    .await
-    .unwrap();
+    let standin = leaning(0.0).await;
     let folder = tempfile::tempdir().unwrap();
     write(
         folder.path(),

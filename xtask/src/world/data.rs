@@ -20,6 +20,15 @@ pub struct Row {
 }
 
 impl Row {
+    /// A row at which nothing is asked yet.
+    fn silent(tokens: Vec<u32>) -> Self {
+        Row {
+            targets: tokens.clone(),
+            weights: vec![0.0; tokens.len()],
+            tokens,
+        }
+    }
+
     /// Asks for a token at a place, instead of the one that stands there.
     fn ask(&mut self, at: usize, token: u32, weight: f32) {
         if let (Some(t), Some(w)) = (self.targets.get_mut(at), self.weights.get_mut(at)) {
@@ -428,11 +437,7 @@ impl<'w> CriticRows<'w> {
             .map_err(|e| e.to_string())?;
         turns.push(Message::assistant(if first { "(A)" } else { "(B)" }));
         let (tokens, from) = tokens(&self.words, &turns)?;
-        let mut row = Row {
-            targets: tokens.clone(),
-            weights: vec![0.0; tokens.len()],
-            tokens,
-        };
+        let mut row = Row::silent(tokens);
         row.ask(from, row.tokens[from], 1.0);
         self.blur(rng, &mut row.tokens[1..from - 2]);
         // One token begins the turn; the principle follows it.
@@ -506,11 +511,7 @@ impl<'w> CriticRows<'w> {
         turns.push(Message::assistant(text));
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
-        let mut row = Row {
-            targets: tokens.clone(),
-            weights: vec![0.0; end],
-            tokens,
-        };
+        let mut row = Row::silent(tokens);
         for t in row.tokens.split_mut(|t| *t < tokenizer::TURN_TOKENS) {
             self.blur(rng, t);
         }

@@ -10,7 +10,7 @@ mod service;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 use crate::call::{Answer, Call, Calls, Failure, FailureKind, Key};
 use crate::config::{ClientError, EndpointConfig, Secret};
-use crate::journal::{Journal, unix_ms};
-use crate::line::{Shared, client, words};
+use crate::journal::{OpenBatch, unix_ms};
+use crate::line::{Shared, client, may_pass, words};
+use crate::meter::{Counted, lock};
 use crate::pool::Pool;
 use service::{Line, MOST_BYTES, MOST_REQUESTS, Service, Status};
 
@@ -55,6 +56,8 @@ pub(crate) struct Batches {
     poll: Duration,
     /// Whether a call has been answered directly, or batches of an earlier process wait.
     scouted: tokio::sync::Mutex<bool>,
+    /// Those batches, until the desk takes them up.
+    earlier: Mutex<Vec<OpenBatch>>,
     desk: OnceLock<mpsc::UnboundedSender<Waiting>>,
     waiting: Arc<AtomicUsize>,
 }
@@ -66,10 +69,10 @@ impl Batches {
         pool: Arc<Pool>,
         shared: Arc<Shared>,
     ) -> Result<Self, ClientError> {
-        let is_resumed = shared
-            .journal
-            .as_ref()
-            .is_some_and(|j| !j.batches(&shared.name).is_empty());
+        let earlier = match &shared.journal {
+            Some(journal) => journal.batches(&shared.name),
+            None => Vec::new(),
+        };
         Ok(Batches {
             service: Arc::new(Service {
                 http: client(config, &config.url, key)?,
@@ -79,7 +82,8 @@ impl Batches {
             pool,
             shared,
             poll: Duration::from_secs_f64(config.batch_poll_secs),
-            scouted: tokio::sync::Mutex::new(is_resumed),
+            scouted: tokio::sync::Mutex::new(!earlier.is_empty()),
+            earlier: Mutex::new(earlier),
             desk: OnceLock::new(),
             waiting: Arc::default(),
         })
@@ -110,7 +114,6 @@ impl Batches {
             let desk = Desk {
                 service: Arc::clone(&self.service),
                 shared: Arc::clone(&self.shared),
-                journal: self.shared.journal.clone(),
                 poll: self.poll,
                 pending: Vec::new(),
                 open: Vec::new(),
@@ -118,7 +121,8 @@ impl Batches {
                 ready: HashMap::new(),
                 receiver,
             };
-            tokio::spawn(desk.run());
+            let earlier = std::mem::take(&mut *lock(&self.earlier));
+            tokio::spawn(desk.run(earlier));
             sender
         })
     }
@@ -136,8 +140,7 @@ impl Batches {
         });
         let closed = || Failure::passing("the desk for batches is closed");
         sent.map_err(|_| closed())?;
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _here = Here(&self.waiting);
+        let _here = Counted::one(&self.waiting);
         let Delivered { line, adopted } = delivered.await.map_err(|_| closed())??;
         let text = || String::from_utf8_lossy(&line.body).into_owned();
         match line.status {
@@ -147,13 +150,10 @@ impl Batches {
                     .read(call, encoded.body, line.body, encoded.lost);
                 read.map(|answer| Answer { adopted, ..answer })
             }
-            408 | 409 | 425 | 429 | 500..=599 => {
-                self.shared
-                    .meter
-                    .failure(&format!("status {}", line.status));
+            status if may_pass(status) => {
+                self.shared.meter.failure(&format!("status {status}"));
                 Err(Failure::passing(format!(
-                    "status {} in the batch: {}",
-                    line.status,
+                    "status {status} in the batch: {}",
                     words(&text())
                 )))
             }
@@ -175,15 +175,6 @@ impl Calls for Batches {
     }
 }
 
-/// Counts one that waits for as long as it does.
-struct Here<'a>(&'a AtomicUsize);
-
-impl Drop for Here<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A batch under way.
 struct Open {
     token: String,
@@ -198,7 +189,6 @@ struct Open {
 struct Desk {
     service: Arc<Service>,
     shared: Arc<Shared>,
-    journal: Option<Arc<Journal>>,
     poll: Duration,
     /// Not submitted yet.
     pending: Vec<Waiting>,
@@ -211,8 +201,8 @@ struct Desk {
 }
 
 impl Desk {
-    async fn run(mut self) {
-        self.take_up().await;
+    async fn run(mut self, earlier: Vec<OpenBatch>) {
+        self.take_up(earlier).await;
         let mut quiet_at = Instant::now() + QUIET;
         loop {
             let next_ask = self.open.iter().map(|o| o.ask_at).min();
@@ -257,11 +247,8 @@ impl Desk {
     }
 
     /// Batches that an earlier process left at the provider.
-    async fn take_up(&mut self) {
-        let Some(journal) = self.journal.clone() else {
-            return;
-        };
-        for batch in journal.batches(&self.shared.name) {
+    async fn take_up(&mut self, earlier: Vec<OpenBatch>) {
+        for batch in earlier {
             let name = match batch.name {
                 Some(name) => Some(name),
                 None => {
@@ -281,7 +268,7 @@ impl Desk {
                 }
             };
             let Some(name) = name else {
-                journal.batch_ended(batch.token);
+                self.forget(batch.token);
                 continue;
             };
             self.shared.say(&format!(
@@ -356,7 +343,8 @@ impl Desk {
         keys: &[Key],
     ) -> Result<String, Failure> {
         let kept = |e: ModelError| Failure::last(e);
-        if let Some(journal) = &self.journal {
+        let journal = self.shared.journal.as_ref();
+        if let Some(journal) = journal {
             let model = Arc::clone(&self.shared.name);
             journal
                 .batch_begins(model, token.to_owned(), keys.to_vec())
@@ -364,7 +352,7 @@ impl Desk {
                 .map_err(kept)?;
         }
         let made = self.service.submit(token, requests).await;
-        let Some(journal) = &self.journal else {
+        let Some(journal) = journal else {
             return made;
         };
         match &made {
@@ -397,9 +385,7 @@ impl Desk {
                         "batch `{}`: {why}; its calls are asked again",
                         open.name
                     ));
-                    if let Some(journal) = &self.journal {
-                        journal.batch_ended(open.token);
-                    }
+                    self.forget(open.token);
                     self.release(&open.keys);
                     continue;
                 }
@@ -447,6 +433,13 @@ impl Desk {
                     adopted: open.adopted,
                 }));
             }
+        }
+    }
+
+    /// A batch that is not, or is no more, at the provider.
+    fn forget(&self, token: String) {
+        if let Some(journal) = &self.shared.journal {
+            journal.batch_ended(token);
         }
     }
 

@@ -9,7 +9,7 @@ use rlaif_core::ModelError;
 use serde_json::{Value, json};
 
 use crate::call::{Failure, Key};
-use crate::line::words;
+use crate::line::{may_pass, words};
 use crate::wire::Api;
 
 /// Most requests in one batch; OpenAI takes 50,000, Anthropic 100,000.
@@ -71,7 +71,7 @@ impl Service {
         let said = words(&String::from_utf8_lossy(&body));
         let message = format!("the batch interface of `{}` says: {said}", self.url);
         Err(match status {
-            408 | 409 | 425 | 429 | 500..=599 => Failure::passing(message),
+            status if may_pass(status) => Failure::passing(message),
             404 => Failure::last(ModelError::Rejected {
                 status,
                 message: format!("{message}; does this endpoint have batches? Leave out `--batch`"),

@@ -168,15 +168,11 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
     }
     connection.execute_batch(BATCHES).map_err(fault)?;
     // What an earlier process left in flight: answered or not, nobody knows.
-    connection
-        .execute_batch(&format!(
-            "BEGIN; INSERT INTO calls(key, model, stage, row, draw, at, took_ms, state, charge,
-               prompt_tokens, completion_tokens, usd, error, dictionary)
-             SELECT key, model, stage, row, draw, at, 0, 1, {CHARGE}, prompt_bound, completion_bound,
-               usd_bound, '{KILLED}', 0 FROM intents;
-             DELETE FROM intents; COMMIT;"
-        ))
+    let tx = connection.unchecked_transaction().map_err(fault)?;
+    tx.execute(LOSE_INTENTS, [KILLED])
+        .and_then(|_| tx.execute("DELETE FROM intents", []))
         .map_err(fault)?;
+    tx.commit().map_err(fault)?;
     // A batch is done with when the answers to all its calls are kept.
     connection
         .execute_batch(
@@ -198,9 +194,13 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
 const UNCHARGED: &str = "UPDATE calls SET charge = 0, prompt_tokens = 0, completion_tokens = 0, \
      usd = NULL WHERE state = 1 AND charge = 2";
 
-/// What an intent without an answer may be charged: all of its bound, or nothing where it waited
-/// for a batch (see [`Attempt::gathered`]).
-const CHARGE: &str = "CASE WHEN prompt_bound > 0 THEN 2 ELSE 0 END";
+/// Turns intents without an answer into failed calls, for a reason. Each may be charged all of its
+/// bound, or nothing where it waited for a batch (see [`Attempt::gathered`]).
+const LOSE_INTENTS: &str = "
+INSERT INTO calls(key, model, stage, row, draw, at, took_ms, state, charge,
+  prompt_tokens, completion_tokens, usd, error, dictionary)
+SELECT key, model, stage, row, draw, at, 0, 1, CASE WHEN prompt_bound > 0 THEN 2 ELSE 0 END,
+  prompt_bound, completion_bound, usd_bound, ?1, 0 FROM intents";
 
 /// Why an intent of an ended process counts as failed.
 const KILLED: &str = "the process ended before the answer was kept";
@@ -464,14 +464,8 @@ impl Writing {
                 Ok(id)
             }
             Message::Lost { intent } => {
-                tx.prepare_cached(&format!(
-                    "INSERT INTO calls(key, model, stage, row, draw, at, took_ms, state, charge,
-                       prompt_tokens, completion_tokens, usd, error, dictionary)
-                     SELECT key, model, stage, row, draw, at, 0, 1,
-                       {CHARGE}, prompt_bound,
-                       completion_bound, usd_bound, ?2, 0 FROM intents WHERE id = ?1"
-                ))?
-                .execute(params![intent, GIVEN_UP])?;
+                tx.prepare_cached(&format!("{LOSE_INTENTS} WHERE id = ?2"))?
+                    .execute(params![GIVEN_UP, intent])?;
                 remove(tx, *intent)?;
                 Ok(0)
             }

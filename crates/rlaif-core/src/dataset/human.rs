@@ -17,7 +17,7 @@ use super::{RowFault, files};
 use crate::error::Result;
 use crate::message::Prompt;
 use crate::outcome::{Outcome, Probability};
-use crate::record::{Cost, Judgment, Rater};
+use crate::record::{Judgment, Rater};
 use crate::seed;
 
 /// What a file of verdicts holds.
@@ -67,27 +67,18 @@ fn of_row(value: &Value) -> std::result::Result<Vec<Judgment>, String> {
 /// A verdict's record; `p_first` is 1, ½ or 0.
 fn record(prompt: &Prompt, a: &str, b: &str, p_first: f64, rater: String) -> Judgment {
     let text = prompt.to_text();
-    Judgment {
-        id: format!("{:016x}", seed::derive(0, &[&text, a, b, &rater])),
-        prompt: prompt.clone(),
-        response_a: a.to_owned(),
-        response_b: b.to_owned(),
-        principle: None,
-        p_first: Probability::new(p_first),
-        outcome: match p_first == 0.5 {
-            true => Outcome::Tie,
-            false => Outcome::Decided,
-        },
-        orders_agree: None,
-        reason: String::new(),
-        orders: Vec::new(),
-        opinions: Vec::new(),
-        scores: Vec::new(),
-        shortened: None,
-        rater: Rater::Human(rater),
-        cost: Cost::default(),
-        provenance: None,
-    }
+    let outcome = match p_first == 0.5 {
+        true => Outcome::Tie,
+        false => Outcome::Decided,
+    };
+    Judgment::new(
+        format!("{:016x}", seed::derive(0, &[&text, a, b, &rater])),
+        prompt.clone(),
+        [a.to_owned(), b.to_owned()],
+        outcome,
+        Probability::new(p_first),
+        Rater::Human(rater),
+    )
 }
 
 fn text<'a>(row: &'a Map<String, Value>, names: &[&str]) -> std::result::Result<&'a str, String> {

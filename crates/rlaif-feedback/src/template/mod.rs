@@ -245,13 +245,7 @@ impl Template {
             problem,
         };
         let file: File = toml::from_str(text).map_err(|e| {
-            let line = e.span().map_or(1, |span| {
-                text.get(..span.start)
-                    .unwrap_or_default()
-                    .matches('\n')
-                    .count()
-                    + 1
-            });
+            let line = rlaif_core::line_of(text, e.span());
             fault(format!("line {line}: {}", e.message()))
         })?;
         let mut environment = Environment::new();

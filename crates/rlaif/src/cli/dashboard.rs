@@ -45,15 +45,12 @@ impl View {
         let (stage, done, total, failed) = bars.counts();
         let mut left = Vec::new();
         if let Some(budget) = watch.budget() {
-            let (limits, spent) = (budget.limits(), budget.spent());
-            if let Some(max) = limits.max_usd {
-                left.push(format!(
-                    "${:.2} left of ${max:.2}",
-                    (max - spent.usd).max(0.0)
-                ));
+            let rest = budget.left();
+            if let (Some(usd), Some(max)) = (rest.max_usd, budget.limits().max_usd) {
+                left.push(format!("${usd:.2} left of ${max:.2}"));
             }
-            if let Some(max) = limits.max_calls {
-                left.push(format!("{} calls left", max.saturating_sub(spent.calls)));
+            if let Some(calls) = rest.max_calls {
+                left.push(format!("{calls} calls left"));
             }
         }
         View {

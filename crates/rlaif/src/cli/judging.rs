@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use rlaif::error::Error;
 use rlaif::rows::Ended;
-use rlaif::stages::judge as judges;
+use rlaif::stages::{fixed, judge as judges};
 use rlaif::{Combine, JudgeConfig, Method, Orders, Outcome, Principles, Rationale, Ties};
 use rlaif_core::dataset::Row;
 use rlaif_core::{Cost, Judgment, Model, Rating, Sampling};
@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::args::{EndpointArgs, FilesArgs, Global};
 use super::loose::{Desk, judged_row, no_completions, not_run, rater_name, with_columns};
+use super::models::weighted;
 
 /// A word of a recipe, on the command line.
 pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
@@ -108,14 +109,7 @@ impl HowArgs {
         let mut models = Vec::new();
         let mut jury = Vec::new();
         for text in &self.juror {
-            // A URL may hold `=` too: only what reads as a number behind the last one is a weight.
-            let (model, weight) = match text.rsplit_once('=') {
-                Some((model, weight)) => match weight.parse() {
-                    Ok(weight) => (model, weight),
-                    Err(_) => (text.as_str(), 1.0),
-                },
-                None => (text.as_str(), 1.0),
-            };
+            let (model, weight) = weighted(text);
             models.push(model.to_owned());
             jury.push(Juror {
                 model: String::new(),
@@ -150,7 +144,7 @@ impl HowArgs {
 }
 
 /// The configuration, or its first fault in the words of the command line.
-fn checked(config: JudgeConfig) -> Result<JudgeConfig, Error> {
+pub(super) fn checked(config: JudgeConfig) -> Result<JudgeConfig, Error> {
     match config.faults().first() {
         None => Ok(config),
         Some((key, problem)) => Err(Error::input(
@@ -215,17 +209,7 @@ impl Ended for RatedRow {
     }
 
     fn cost(&self) -> Cost {
-        let mut total = Cost {
-            usd: Some(0.0),
-            ..Cost::default()
-        };
-        for cost in self.ratings.iter().flatten().map(|r| r.cost) {
-            total.calls += cost.calls;
-            total.prompt_tokens += cost.prompt_tokens;
-            total.completion_tokens += cost.completion_tokens;
-            total.usd = total.usd.zip(cost.usd).map(|(a, b)| a + b);
-        }
-        total
+        Cost::sum(self.ratings.iter().flatten().map(|r| r.cost))
     }
 }
 
@@ -298,7 +282,7 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
         .iter()
         .filter(|row| !row.completions.is_empty())
         .map(|row| {
-            let prompt = serde_json::to_string(&row.prompt).unwrap_or_default();
+            let prompt = fixed(&row.prompt);
             let mut parts = vec!["rate", &settings, &row.id, &prompt];
             parts.extend(row.completions.iter().map(String::as_str));
             (rlaif::rows::row_key(&parts), row)
@@ -401,21 +385,20 @@ pub async fn contrast(args: &ContrastArgs, global: &Global) -> Result<u8, Error>
         },
         seed: desk.seed,
     };
-    let settings = serde_json::to_string(&(
+    let settings = fixed(&(
         by.model.id(),
         by.constitution.hash(),
         &by.positive,
         &by.negative,
         &by.sampling,
         by.seed,
-    ))
-    .unwrap_or_default();
+    ));
     let items: Vec<_> = desk
         .dataset
         .rows
         .iter()
         .map(|row| {
-            let prompt = serde_json::to_string(&row.prompt).unwrap_or_default();
+            let prompt = fixed(&row.prompt);
             let key = rlaif::rows::row_key(&["contrast", &settings, &row.id, &prompt]);
             (key, row)
         })

@@ -38,7 +38,7 @@ pub struct Desk {
     pub dataset: Dataset,
     pub progress: Arc<dyn Progress>,
     bars: Arc<Bars>,
-    pub models: Models,
+    models: Models,
     stop: Stop,
     pub seed: u64,
     begun: Instant,
@@ -162,6 +162,23 @@ impl Desk {
         }
     }
 
+    /// What the exit code says of a verb's rows: what stopped them, or that too many failed.
+    pub fn gate<R: Ended>(
+        &self,
+        verb: &str,
+        endpoint: &EndpointArgs,
+        (log, keys): (&RowLog, &[String]),
+        tally: &Tally,
+        stopped: Option<Error>,
+    ) -> Result<(), Error> {
+        match stopped {
+            Some(stopped) => Err(stopped),
+            None => check_failed(verb, tally, endpoint.max_failed, || {
+                commonest_error::<R>(log, keys)
+            }),
+        }
+    }
+
     /// Removes the log where no row is left to ask again.
     pub fn close(&self, log: RowLog, tally: &Tally) -> Result<(), Error> {
         drop(log);
@@ -211,12 +228,7 @@ impl Desk {
         } else {
             log.write_partial_artifact(&keys, out, |_, record| Ok(expand(record)))?;
         }
-        if let Some(stopped) = stopped {
-            return Ok((tally, Err(stopped)));
-        }
-        let gate = check_failed(verb, &tally, endpoint.max_failed, || {
-            commonest_error::<R>(&log, &keys)
-        });
+        let gate = self.gate::<R>(verb, endpoint, (&log, &keys), &tally, stopped);
         self.close(log, &tally)?;
         Ok((tally, gate))
     }
@@ -273,6 +285,13 @@ impl Desk {
             gate => gate.map(|()| 0),
         }
     }
+}
+
+/// Writes a verb's page: where it was wanted, else beside the output.
+pub fn write_page(out: &Path, page: Option<&Path>, html: &str) -> Result<(), Error> {
+    let beside = out.with_extension("html");
+    rlaif_core::run::write_atomic(page.unwrap_or(&beside), html.as_bytes())?;
+    Ok(())
 }
 
 /// No row is left to ask again.
@@ -415,9 +434,7 @@ pub fn no_completions(files: &FilesArgs, n: &str) -> Error {
 
 pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error> {
     let mut desk = Desk::open(&args.files, "critique", &args.endpoint.run, global)?;
-    let model = desk
-        .models
-        .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
+    let model = desk.model("critic", &args.critic, &args.endpoint)?;
     let config = CritiqueConfig {
         template: args.template.clone(),
         principles: args.principles.into(),
@@ -529,9 +546,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
     }
     let mut desk = Desk::open(&args.files, "revise", &args.endpoint.run, global)?;
     let here = Path::new("");
-    let policy = desk
-        .models
-        .of_argument("policy", &args.policy, &args.endpoint, &desk.progress)?;
+    let policy = desk.model("policy", &args.policy, &args.endpoint)?;
     let config = ReviseConfig {
         steps: args.steps,
         sampling: rlaif_core::Sampling {
@@ -544,9 +559,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
     let reviser = revisions::reviser(&config, policy, &desk.constitution, here, desk.seed)?;
     let critic = match &args.critic {
         Some(url) => {
-            let model = desk
-                .models
-                .of_argument("critic", url, &args.endpoint, &desk.progress)?;
+            let model = desk.model("critic", url, &args.endpoint)?;
             let config = CritiqueConfig {
                 principles: rlaif::Scope::Sampled,
                 template: "cai".into(),

@@ -282,14 +282,16 @@ pub fn journal_of(run: &Path) -> PathBuf {
 }
 
 /// `URL` or `URL=WEIGHT`.
+/// `NAME` or `NAME=WEIGHT`. A URL may hold `=` too: only what reads as a number behind the last one
+/// is a weight.
+pub fn weighted(text: &str) -> (&str, f64) {
+    text.rsplit_once('=')
+        .and_then(|(name, weight)| Some((name, weight.parse().ok()?)))
+        .unwrap_or((text, 1.0))
+}
+
 fn replica(text: &str) -> Result<Replica, Error> {
-    let (url, weight) = match text.rsplit_once('=') {
-        Some((url, weight)) => match weight.parse() {
-            Ok(weight) => (url, weight),
-            Err(_) => (text, 1.0),
-        },
-        None => (text, 1.0),
-    };
+    let (url, weight) = weighted(text);
     if !(url.starts_with("http://") || url.starts_with("https://")) {
         return Err(Error::input(
             format!("`--replica` must be a URL, got `{text}`"),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use rlaif::contrast;
 use rlaif::error::Error;
+use rlaif::paired;
 use rlaif::quickstart::{self, Compared, Oracle, Quickstart, Summary};
 use rlaif::recipe::Algorithm;
 use rlaif::rows::Stop;
@@ -107,8 +107,8 @@ pub struct CompareArgs {
 
 /// `rlaif compare`.
 pub fn compare(args: &CompareArgs, global: &Global) -> Result<u8, Error> {
-    let (first, second) = (contrast::open(&args.first)?, contrast::open(&args.second)?);
-    let differences = contrast::contrast(&first, &second)?;
+    let (first, second) = (paired::open(&args.first)?, paired::open(&args.second)?);
+    let differences = paired::differences(&first, &second)?;
     if global.json {
         println!(
             "{}",

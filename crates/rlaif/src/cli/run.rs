@@ -488,32 +488,34 @@ pub fn judgment_of(row: &dataset::Row) -> Option<Judgment> {
             .cloned()
             .unwrap_or_else(|| Value::Array(Vec::new()))
     };
+    let outcome = serde_json::from_value(c.get("outcome")?.clone()).ok()?;
+    let p_first = c
+        .get("p_first")
+        .and_then(Value::as_f64)
+        .map_or(Probability::NONE, Probability::new);
+    let rater = c
+        .get("rater")
+        .and_then(|r| serde_json::from_value(r.clone()).ok())
+        .unwrap_or_else(|| Rater::Model(ModelId::new(text("judge"))));
+    let responses = [text("response_a"), text("response_b")];
     Some(Judgment {
-        id: text("rlaif_id"),
-        prompt: row.prompt.clone(),
-        response_a: text("response_a"),
-        response_b: text("response_b"),
         principle: c
             .get("principle")
             .and_then(Value::as_str)
             .map(str::to_owned),
-        p_first: c
-            .get("p_first")
-            .and_then(Value::as_f64)
-            .map_or(Probability::NONE, Probability::new),
-        outcome: serde_json::from_value(c.get("outcome")?.clone()).ok()?,
         orders_agree: c.get("orders_agree").and_then(Value::as_bool),
         reason: text("reason"),
         orders: serde_json::from_value(c.get("orders")?.clone()).ok()?,
         opinions: serde_json::from_value(list("opinions")).ok()?,
         scores: serde_json::from_value(list("scores")).ok()?,
-        shortened: None,
-        rater: c
-            .get("rater")
-            .and_then(|r| serde_json::from_value(r.clone()).ok())
-            .unwrap_or_else(|| Rater::Model(ModelId::new(text("judge")))),
-        cost: rlaif_core::Cost::default(),
-        provenance: None,
+        ..Judgment::new(
+            text("rlaif_id"),
+            row.prompt.clone(),
+            responses,
+            outcome,
+            p_first,
+            rater,
+        )
     })
 }
 

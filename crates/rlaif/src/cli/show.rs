@@ -103,13 +103,12 @@ fn calls_line(watch: &Watch) -> String {
     if let Some(usd) = usd {
         line.push_str(&format!(", ${usd:.2} spent"));
     }
-    if let Some(budget) = watch.budget() {
-        let (limits, spent) = (budget.limits(), budget.spent());
-        if let Some(max) = limits.max_usd {
-            line.push_str(&format!(", ${:.2} left", (max - spent.usd).max(0.0)));
+    if let Some(left) = watch.budget().map(|b| b.left()) {
+        if let Some(usd) = left.max_usd {
+            line.push_str(&format!(", ${usd:.2} left"));
         }
-        if let Some(max) = limits.max_calls {
-            line.push_str(&format!(", {} calls left", max.saturating_sub(spent.calls)));
+        if let Some(calls) = left.max_calls {
+            line.push_str(&format!(", {calls} calls left"));
         }
     }
     line

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use rlaif::rows::{Tally, check_failed, row_key};
-use rlaif::stages::commonest_error;
+use rlaif::rows::{Tally, row_key};
+use rlaif::stages::fixed;
 use rlaif::{Error, Prompt};
 use rlaif_core::export::write_rows;
 use rlaif_core::rowlog::RowLog;
@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::args::{EndpointArgs, FilesArgs, Global};
-use super::loose::Desk;
+use super::loose::{Desk, write_page};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodArg {
@@ -156,7 +156,7 @@ impl Writer<'_> {
                     },
                 )
                 .await?;
-            super::eval::add(&mut self.total, &tally);
+            self.total.add(&tally);
             self.stopped = stopped;
         }
         let mut found = Vec::with_capacity(keys.len());
@@ -166,11 +166,6 @@ impl Writer<'_> {
         self.keys.extend(keys);
         Ok(found)
     }
-}
-
-/// A value as JSON text: what a key is made of.
-fn fixed(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
 }
 
 fn check(args: &SynthArgs) -> Result<(), Error> {
@@ -207,9 +202,7 @@ pub async fn synth(args: &SynthArgs, global: &Global) -> Result<u8, Error> {
         limit: None,
     };
     let mut desk = Desk::open(&files, "synth", &args.endpoint.run, global)?;
-    let model = desk
-        .models
-        .of_argument("policy", &args.policy, &args.endpoint, &desk.progress)?;
+    let model = desk.model("policy", &args.policy, &args.endpoint)?;
     let name = model.id().to_string();
     let sampler = Sampler {
         model,
@@ -465,15 +458,14 @@ fn end(
     );
     let title = format!("New prompts after {}", args.input.display());
     let page = rlaif::report::synth::page(&title, &prompts, &table, own_words);
-    let beside = args.out.with_extension("html");
-    let page_path = args.report.as_deref().unwrap_or(&beside);
-    rlaif_core::run::write_atomic(page_path, page.as_bytes())?;
-    let gate = match writer.stopped {
-        Some(stopped) => Err(stopped),
-        None => check_failed("synth", &writer.total, args.endpoint.max_failed, || {
-            commonest_error::<Candidate>(&writer.log, &writer.keys)
-        }),
-    };
+    write_page(&args.out, args.report.as_deref(), &page)?;
+    let gate = writer.desk.gate::<Candidate>(
+        "synth",
+        &args.endpoint,
+        (&writer.log, &writer.keys),
+        &writer.total,
+        writer.stopped,
+    );
     writer.desk.close(writer.log, &writer.total)?;
     let words = format!(
         "{} of {} wanted; of {} written, {} copy your own, {} repeat another, {} refuse",

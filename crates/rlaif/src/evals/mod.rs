@@ -26,31 +26,21 @@ pub(crate) fn log_odds(judgment: &Judgment) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use rlaif_core::{Cost, Judgment, ModelId, Outcome, Probability, Prompt, Rater};
+    use rlaif_core::{Judgment, ModelId, Outcome, Probability, Prompt, Rater};
 
     /// A judgment with this probability; without one it is unparseable.
     pub(super) fn judged(p: Option<f64>, a: &str, b: &str) -> Judgment {
-        Judgment {
-            id: "row".into(),
-            prompt: Prompt::from("why?"),
-            response_a: a.into(),
-            response_b: b.into(),
-            principle: None,
-            p_first: p.map_or(Probability::NONE, Probability::new),
-            outcome: match p {
+        Judgment::new(
+            "row",
+            Prompt::from("why?"),
+            [a.into(), b.into()],
+            match p {
                 None => Outcome::Unparseable,
                 Some(0.5) => Outcome::Tie,
                 Some(_) => Outcome::Decided,
             },
-            orders_agree: None,
-            reason: String::new(),
-            orders: Vec::new(),
-            opinions: Vec::new(),
-            scores: Vec::new(),
-            shortened: None,
-            rater: Rater::Model(ModelId::new("judge")),
-            cost: Cost::default(),
-            provenance: None,
-        }
+            p.map_or(Probability::NONE, Probability::new),
+            Rater::Model(ModelId::new("judge")),
+        )
     }
 }

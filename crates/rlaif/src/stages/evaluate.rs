@@ -215,15 +215,19 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
         None => None,
     };
     let measured = measure_all(cx, config, &players, &written, reward.as_ref())?;
+    let labeled: Vec<Judgment> = match labels.is_file() {
+        true => read_records(&labels)?,
+        false => Vec::new(),
+    };
     let evaluation = Evaluation {
         prompts: prompts.len(),
         policies: figures(&players, &measured),
         comparisons: comparisons(cx, &players, &measured, judgments.as_deref()),
-        bias: bias(cx, &players, &measured, reward.as_ref())?,
+        bias: bias(&labeled, &players, &measured, reward.as_ref()),
         iterations: iterations(cx)?,
     };
     let lines: Vec<&Measured> = measured.iter().flatten().collect();
-    let labels = known_labels(cx)?;
+    let known = known_labels(cx, &labeled);
     let mut tally = Tally {
         rows: lines.len(),
         ..Tally::default()
@@ -236,7 +240,7 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
     write_atomic(&cx.file(SUMMARY), summary.as_bytes())?;
     let outputs = BTreeMap::from([
         (FILE.to_owned(), write_lines(&cx.file(FILE), &lines)?),
-        (LABELS.to_owned(), write_lines(&cx.file(LABELS), &labels)?),
+        (LABELS.to_owned(), write_lines(&cx.file(LABELS), &known)?),
         (
             SUMMARY.to_owned(),
             rlaif_core::run::OutputFile {
@@ -254,13 +258,8 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
 }
 
 /// What the evaluators know of the pairs that the judge labeled.
-fn known_labels(cx: &Context<'_>) -> Result<Vec<Label>, Error> {
-    let path = cx.file(judge::FILE);
-    if cx.evaluators.is_empty() || !path.is_file() {
-        return Ok(Vec::new());
-    }
-    let judgments: Vec<Judgment> = read_records(&path)?;
-    Ok(judgments
+fn known_labels(cx: &Context<'_>, labeled: &[Judgment]) -> Vec<Label> {
+    labeled
         .iter()
         .flat_map(|j| {
             cx.evaluators.iter().filter_map(|e| {
@@ -271,7 +270,7 @@ fn known_labels(cx: &Context<'_>) -> Result<Vec<Label>, Error> {
                 })
             })
         })
-        .collect())
+        .collect()
 }
 
 /// The critic's comparisons; `None` where the recipe has no judge. Both orders, whatever the
@@ -520,38 +519,36 @@ fn comparisons(
 const PAIRS_FOR_SLOPE: usize = 1_000;
 
 fn bias(
-    cx: &Context<'_>,
+    labeled: &[Judgment],
     players: &[Player<'_>],
     measured: &[Vec<Measured>],
     reward: Option<&RewardModel>,
-) -> Result<Bias, Error> {
-    let mut bias = Bias::default();
-    let path = cx.file(judge::FILE);
-    if path.is_file() {
-        let judgments: Vec<Judgment> = read_records(&path)?;
-        bias.judge = length_preference(&judgments).and_then(|l| l.slope_per_word);
-        if let Some(model) = reward {
-            let held: Vec<&Judgment> = judgments
-                .iter()
-                .filter(|j| Split::of(&j.prompt) != Split::Train)
-                .take(PAIRS_FOR_SLOPE)
-                .collect();
-            let asked: Vec<(&[Message], &str)> = held
-                .iter()
-                .flat_map(|j| {
-                    [&j.response_a, &j.response_b].map(|r| (j.prompt.0.as_slice(), r.as_str()))
-                })
-                .collect();
-            let scores = model.score(&asked);
-            let (mut x, mut y) = (Vec::new(), Vec::new());
-            for (j, pair) in held.iter().zip(scores.chunks_exact(2)) {
-                if let [Ok(a), Ok(b)] = pair {
-                    x.push(words(&j.response_a) as f64 - words(&j.response_b) as f64);
-                    y.push(f64::from(a - b));
-                }
+) -> Bias {
+    let mut bias = Bias {
+        judge: length_preference(labeled).and_then(|l| l.slope_per_word),
+        ..Bias::default()
+    };
+    if let Some(model) = reward {
+        let held: Vec<&Judgment> = labeled
+            .iter()
+            .filter(|j| Split::of(&j.prompt) != Split::Train)
+            .take(PAIRS_FOR_SLOPE)
+            .collect();
+        let asked: Vec<(&[Message], &str)> = held
+            .iter()
+            .flat_map(|j| {
+                [&j.response_a, &j.response_b].map(|r| (j.prompt.0.as_slice(), r.as_str()))
+            })
+            .collect();
+        let scores = model.score(&asked);
+        let (mut x, mut y) = (Vec::new(), Vec::new());
+        for (j, pair) in held.iter().zip(scores.chunks_exact(2)) {
+            if let [Ok(a), Ok(b)] = pair {
+                x.push(words(&j.response_a) as f64 - words(&j.response_b) as f64);
+                y.push(f64::from(a - b));
             }
-            bias.reward = slope(&x, &y).ok();
         }
+        bias.reward = slope(&x, &y).ok();
     }
     if let Some(last) = players.last()
         && let Some(from) = last.from
@@ -564,7 +561,7 @@ fn bias(
             .collect();
         bias.policy = Estimate::of(&changes);
     }
-    Ok(bias)
+    bias
 }
 
 /// PPO's own completions in the evaluators' eyes.

@@ -389,6 +389,7 @@ pub(crate) fn line<T: Serialize>(record: &T) -> Vec<serde_json::Value> {
 }
 
 /// A value as text that is equal for equal values.
-pub(crate) fn fixed<T: Serialize>(value: &T) -> String {
+#[must_use]
+pub fn fixed<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

@@ -31,17 +31,7 @@ impl Ended for Chain {
     }
 
     fn cost(&self) -> Cost {
-        let mut sum = Cost {
-            usd: Some(0.0),
-            ..Cost::default()
-        };
-        for step in &self.steps {
-            sum.calls += step.cost.calls;
-            sum.prompt_tokens += step.cost.prompt_tokens;
-            sum.completion_tokens += step.cost.completion_tokens;
-            sum.usd = sum.usd.zip(step.cost.usd).map(|(a, b)| a + b);
-        }
-        sum
+        Cost::sum(self.steps.iter().map(|step| step.cost))
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use rlaif::{Error, JudgeConfig, Orders, Principles};
 
 use crate::cli::args::{EndpointArgs, FilesArgs};
-use crate::cli::judging::word;
+use crate::cli::judging::{checked, word};
 
 #[derive(Subcommand)]
 pub enum EvalVerb {
@@ -62,16 +62,7 @@ pub struct JudgingArgs {
 
 impl JudgingArgs {
     pub fn config(&self) -> Result<JudgeConfig, Error> {
-        if !(0.0..=0.5).contains(&self.tie_margin) {
-            return Err(Error::input(
-                format!(
-                    "`--tie-margin` must be in [0, 0.5], got `{}`",
-                    self.tie_margin
-                ),
-                "the default is 0.02",
-            ));
-        }
-        Ok(JudgeConfig {
+        checked(JudgeConfig {
             template: self.template.clone(),
             principles: self.principles,
             orders: self.orders,

@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use rlaif::evals::principles;
-use rlaif::rows::check_failed;
-use rlaif::stages::commonest_error;
 use rlaif::stages::judge::{self as judges, Pair};
 use rlaif::{Error, JudgeConfig, Judgment, Principles};
 use rlaif_feedback::Judge;
@@ -20,9 +18,7 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
         .output
         .files(args.input.clone(), Some(&args.constitution))?;
     let mut desk = Desk::open(&files, "eval-constitution", &args.endpoint.run, global)?;
-    let model = desk
-        .models
-        .of_argument("critic", &args.critic, &args.endpoint, &desk.progress)?;
+    let model = desk.model("critic", &args.critic, &args.endpoint)?;
     let config = JudgeConfig {
         template: args.template.clone(),
         principles: Principles::Sampled,
@@ -96,15 +92,8 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
         &report,
         &html,
     )?;
-    let gate = match stopped {
-        Some(stopped) => Err(stopped),
-        None => check_failed(
-            "eval-constitution",
-            &tally,
-            args.endpoint.max_failed,
-            || commonest_error::<Judgment>(&log, &keys),
-        ),
-    };
+    let (endpoint, kept) = (&args.endpoint, (&log, keys.as_slice()));
+    let gate = desk.gate::<Judgment>("eval-constitution", endpoint, kept, &tally, stopped);
     desk.close(log, &tally)?;
     let words = if report.advice.is_empty() {
         "every principle decides, and no two say the same or the opposite".to_owned()

@@ -162,9 +162,7 @@ fn open_all(desk: &mut Desk, args: &EvalJudgeArgs) -> Result<Vec<(String, Model)
     let mut models = Vec::new();
     for (i, url) in args.critic.iter().enumerate() {
         let name = format!("critic {}", i + 1);
-        let model = desk
-            .models
-            .of_argument(&name, url, &args.endpoint, &desk.progress)?;
+        let model = desk.model(&name, url, &args.endpoint)?;
         // Two servers of one name are told apart by their place.
         let id = model.id().to_string();
         let taken = models.iter().any(|(known, _)| *known == id);
@@ -300,7 +298,7 @@ impl Bench<'_> {
                     .progress
                     .note(&format!("{stage}: most often, {reason}"));
             }
-            super::add(self.total, &tally);
+            self.total.add(&tally);
             *self.stopped = stopped;
             let fresh = tally.rows - tally.reused;
             return Ok((self.read()?, fresh));

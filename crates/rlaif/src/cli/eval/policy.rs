@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use rlaif::evals::boards::{Count, Standing, Versus, standings, won_by_second};
-use rlaif::rows::check_failed;
-use rlaif::stages::commonest_error;
 use rlaif::stages::judge::{self as judges, Pair};
 use rlaif::{Error, Judgment, Outcome, Prompt};
 use rlaif_core::dataset::{self, Dataset, Row};
@@ -76,9 +74,7 @@ pub async fn policy(args: &EvalPolicyArgs, global: &Global) -> Result<u8, Error>
     let first = args.input.first().cloned().unwrap_or_default();
     let files = args.output.files(first, args.constitution.as_ref())?;
     let mut desk = Desk::open(&files, "eval-policy", &args.endpoint.run, global)?;
-    let model = desk
-        .models
-        .of_argument("critic", critic, &args.endpoint, &desk.progress)?;
+    let model = desk.model("critic", critic, &args.endpoint)?;
     let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
     let settings = judges::settings(&by);
     let limit = args.output.limit.unwrap_or(usize::MAX);
@@ -131,12 +127,8 @@ pub async fn policy(args: &EvalPolicyArgs, global: &Global) -> Result<u8, Error>
         .collect();
     let board = standings(&versus);
     finish(args, name(count), &board)?;
-    let gate = match stopped {
-        Some(stopped) => Err(stopped),
-        None => check_failed("eval-policy", &tally, args.endpoint.max_failed, || {
-            commonest_error::<Judgment>(&log, &keys)
-        }),
-    };
+    let (endpoint, kept) = (&args.endpoint, (&log, keys.as_slice()));
+    let gate = desk.gate::<Judgment>("eval-policy", endpoint, kept, &tally, stopped);
     desk.close(log, &tally)?;
     let mut extra = Map::new();
     extra.insert("count".into(), name(count).into());

@@ -106,7 +106,7 @@ fn numbers(m: &Measured) -> BTreeMap<String, f64> {
 ///
 /// # Errors
 /// Policies without a common prompt: runs of other prompts or seeds cannot be paired.
-pub fn contrast(first: &Side, second: &Side) -> Result<Vec<Difference>, Error> {
+pub fn differences(first: &Side, second: &Side) -> Result<Vec<Difference>, Error> {
     let others: BTreeMap<String, &Measured> = second
         .completions
         .iter()
@@ -207,7 +207,7 @@ mod tests {
         // A folder that holds the run, and one prompt less.
         run(&b.join("run"), "sft", &[11, 15, 19]);
         let (a, b) = (a.display().to_string(), b.display().to_string());
-        let found = contrast(&open(&a).unwrap(), &open(&format!("{b}:sft")).unwrap()).unwrap();
+        let found = differences(&open(&a).unwrap(), &open(&format!("{b}:sft")).unwrap()).unwrap();
         let tokens = found.iter().find(|d| d.number == "tokens").unwrap();
         // Differences -1, -3, -5: mean -3, standard deviation 2, standard error 2/√3.
         assert_eq!(
