@@ -42,6 +42,7 @@ pub mod rows;
 pub mod stages;
 #[cfg(feature = "local")]
 pub mod train;
+pub mod views;
 
 pub use agent::RlaifAgent;
 pub use error::Error;

@@ -109,7 +109,7 @@ impl HowArgs {
         let mut models = Vec::new();
         let mut jury = Vec::new();
         for text in &self.juror {
-            let (model, weight) = weighted(text);
+            let (model, weight) = weighted("--juror", text)?;
             models.push(model.to_owned());
             jury.push(Juror {
                 model: String::new(),

@@ -10,6 +10,7 @@ use rlaif::figures::{self, Totals};
 use rlaif::progress::Progress;
 use rlaif::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row, tally_of};
 use rlaif::stages::{commonest_error, critique as critiques, judge as judges, revise as revisions};
+use rlaif::views::Views;
 use rlaif::{
     Constitution, Critique, CritiqueConfig, Judgment, Model, Outcome, Prompt, ReviseConfig,
 };
@@ -750,7 +751,8 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
         .collect();
     let summary = figures::summary(&judgments, &labels)?;
     let mut words = figures::outcome_line(&judgments);
-    for line in figures::lines(&summary) {
+    let absences = Views::of(&judgments).absences();
+    for line in figures::lines(&summary).into_iter().chain(absences) {
         words.push('\n');
         words.push_str(&line);
     }

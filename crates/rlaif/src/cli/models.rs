@@ -281,17 +281,26 @@ pub fn journal_of(run: &Path) -> PathBuf {
     }
 }
 
-/// `URL` or `URL=WEIGHT`.
-/// `NAME` or `NAME=WEIGHT`. A URL may hold `=` too: only what reads as a number behind the last one
-/// is a weight.
-pub fn weighted(text: &str) -> (&str, f64) {
-    text.rsplit_once('=')
-        .and_then(|(name, weight)| Some((name, weight.parse().ok()?)))
-        .unwrap_or((text, 1.0))
+/// `NAME` or `NAME=WEIGHT`, as an option gives it. A URL may hold `=` in its query, before `#`.
+///
+/// # Errors
+/// What stands behind the last `=` is no weight.
+pub fn weighted<'a>(option: &str, text: &'a str) -> Result<(&'a str, f64), Error> {
+    let Some((name, weight)) = text.rsplit_once('=') else {
+        return Ok((text, 1.0));
+    };
+    match weight.parse::<f64>() {
+        Ok(weight) if weight.is_finite() && weight > 0.0 => Ok((name, weight)),
+        Err(_) if weight.contains(['#', '/', '&']) || Path::new(text).exists() => Ok((text, 1.0)),
+        _ => Err(Error::input(
+            format!("`{option} {text}`: the weight `{weight}` is not a number above 0"),
+            format!("write `{option} {name}=0.5`, or leave `=` and the weight out"),
+        )),
+    }
 }
 
 fn replica(text: &str) -> Result<Replica, Error> {
-    let (url, weight) = weighted(text);
+    let (url, weight) = weighted("--replica", text)?;
     if !(url.starts_with("http://") || url.starts_with("https://")) {
         return Err(Error::input(
             format!("`--replica` must be a URL, got `{text}`"),

@@ -95,7 +95,8 @@ Examples:
   rlaif compare concise polite        the last policies of two runs
   rlaif compare concise:ppo concise:sft
 
-Each number is paired by prompt; `*` marks a difference whose 95 % interval leaves zero out.")]
+Each number is paired by prompt. `>` marks a first policy that has more of it, `<` one that has less, \
+where the 95 % interval leaves zero out; nothing, where the prompts do not tell the two apart.")]
 pub struct CompareArgs {
     /// A run's folder, and which of its policies [default: the last one].
     #[arg(value_name = "RUN[:POLICY]")]
@@ -143,7 +144,11 @@ pub fn compare(args: &CompareArgs, global: &Global) -> Result<u8, Error> {
             d.first,
             d.second,
             d.difference.mean,
-            if d.is_clear() { "*" } else { " " },
+            match d.is_clear() {
+                true if d.difference.mean > 0.0 => ">",
+                true => "<",
+                false => " ",
+            },
             d.difference.n
         );
     }
@@ -308,6 +313,29 @@ async fn answer(
     Ok(done.text)
 }
 
+/// A policy's answer with the oracle's grades, which mean nothing where it is malformed.
+#[derive(serde::Serialize)]
+struct Said {
+    policy: &'static str,
+    text: String,
+    malformed: bool,
+    oracle: std::collections::BTreeMap<String, f64>,
+}
+
+fn show_said(said: &Said) {
+    println!("{:5} {}", said.policy, said.text);
+    if said.malformed {
+        println!("      oracle: not of its world");
+        return;
+    }
+    let scores: Vec<String> = said
+        .oracle
+        .iter()
+        .map(|(d, score)| format!("{d} {score:+.1}"))
+        .collect();
+    println!("      oracle: {}", scores.join(", "));
+}
+
 /// `rlaif chat`.
 pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
     let recipe_path = args.run.join("recipe.toml");
@@ -378,27 +406,41 @@ pub async fn chat(args: &ChatArgs, global: &Global) -> Result<u8, Error> {
         let mut answers = Vec::new();
         for player in &players {
             let said = answer(player, &prompt, args, turn).await?;
-            println!("{:5} {said}", player.name);
             let reading = oracle.read(&prompt, &said);
-            if reading.malformed {
-                println!("      oracle: not of its world");
-            } else {
-                let scores: Vec<String> = rlaif_world::Dimension::ALL
+            answers.push(Said {
+                policy: player.name,
+                malformed: reading.malformed,
+                oracle: rlaif_world::Dimension::ALL
                     .iter()
-                    .map(|d| format!("{d} {:+.1}", reading.scores.get(*d)))
-                    .collect();
-                println!("      oracle: {}", scores.join(", "));
+                    .map(|d| (d.to_string(), reading.scores.get(*d)))
+                    .collect(),
+                text: said,
+            });
+            if !global.json {
+                show_said(&answers[answers.len() - 1]);
             }
-            answers.push(said);
         }
-        if let (Some(judge), [first, .., last]) = (&judge, answers.as_slice()) {
-            let pair = Pair {
-                id: format!("chat/{turn}"),
-                prompt: prompt.clone(),
-                response_a: last.clone(),
-                response_b: first.clone(),
-            };
-            let verdict = judge_pair(judge, pair).await?;
+        let verdict = match (&judge, answers.as_slice()) {
+            (Some(judge), [first, .., last]) => {
+                let pair = Pair {
+                    id: format!("chat/{turn}"),
+                    prompt: prompt.clone(),
+                    response_a: last.text.clone(),
+                    response_b: first.text.clone(),
+                };
+                Some(judge_pair(judge, pair).await?)
+            }
+            _ => None,
+        };
+        if global.json {
+            let p = verdict.as_ref().and_then(|v| v.p_first.get());
+            println!(
+                "{}",
+                serde_json::json!({"prompt": text, "answers": answers, "critic": {"p_last_beats_first": p}})
+            );
+            continue;
+        }
+        if let Some(verdict) = verdict {
             println!(
                 "      critic: P(the last answer is better than the first) = {:.2} by `{}`",
                 verdict.p_first,

@@ -467,7 +467,7 @@ fn end(
         writer.stopped,
     );
     writer.desk.close(writer.log, &writer.total)?;
-    let words = format!(
+    let mut words = format!(
         "{} of {} wanted; of {} written, {} copy your own, {} repeat another, {} refuse",
         counts.kept,
         args.n,
@@ -476,6 +476,12 @@ fn end(
         counts.near_duplicates,
         counts.refusals
     );
+    if counts.answers_without_list > 0 {
+        words.push_str(&format!(
+            "; {} answers hold no list of prompts (`rlaif calls` shows them)",
+            counts.answers_without_list
+        ));
+    }
     let mut extra = Map::new();
     extra.insert(
         "synth".into(),

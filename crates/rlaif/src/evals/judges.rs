@@ -16,6 +16,9 @@ use super::{first_won, more_words};
 use crate::error::Error;
 use crate::figures;
 
+/// Fewest rows of a half: on fewer, a fitted map and a diagram of it show only chance.
+pub const CALIBRATION_ROWS: usize = 20;
+
 /// One judge's labels on a set of pairs, with all that is known beside them.
 pub struct Labels {
     /// The judge's name.
@@ -114,7 +117,7 @@ pub struct JudgeReport {
     pub brier: Option<f64>,
     /// Expected calibration error against it.
     pub ece: Option<f64>,
-    /// Calibration on held-out rows.
+    /// Calibration on held-out rows; `null` with fewer than [`CALIBRATION_ROWS`] in a half.
     pub calibration: Option<Calibration>,
     /// RewardBench's scores, where the rows are its.
     pub rewardbench: Option<RewardBench>,
@@ -242,6 +245,9 @@ fn calibration(labels: &Labels) -> Option<Calibration> {
         };
         half.0.push(p.max(1.0 - p));
         half.1.push(judge == reference);
+    }
+    if fit.0.len().min(show.0.len()) < CALIBRATION_ROWS {
+        return None;
     }
     let (p, happened) = &show;
     let bins = Binning::EqualWidth(ECE_BINS);

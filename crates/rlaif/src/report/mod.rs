@@ -21,12 +21,16 @@ use sha2::{Digest, Sha256};
 use text::{diff, visible};
 use training::Training;
 
+use crate::views::Views;
+
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("filter.js");
 /// Cards on one page: enough to look at, few enough for a phone.
 const MAX_CARDS: usize = 400;
 /// Of these, places kept for what is not decided.
 const MAX_UNDECIDED: usize = 100;
+/// What is judged by where no principle is named.
+const WHOLE: &str = "the whole constitution";
 /// Revisions shown before and after.
 const MAX_REVISIONS: usize = 40;
 
@@ -53,6 +57,7 @@ pub fn render(page: &Page<'_>) -> String {
         @if !page.judgments.is_empty() {
             (pictures(page))
             (principles(page.judgments))
+            (views(page.judgments))
             (cards(page.judgments))
         }
         @if !page.revisions.is_empty() { (revisions(page.revisions)) }
@@ -240,6 +245,29 @@ fn principles(judgments: &[Judgment]) -> Markup {
     }
 }
 
+/// The views behind labels that combine several, and who is missing from them.
+fn views(judgments: &[Judgment]) -> Markup {
+    let views = Views::of(judgments);
+    html! {
+        @if !views.is_empty() {
+            h2 { "Views behind the labels" }
+            p.soft { "Each label is the weighted mean, in log-odds, of these. A view whose mean |p − ½| is near 0 tells nothing apart; one that often leans against the label is outvoted." }
+            @for line in views.absences() { p.failed { (visible(&line)) } }
+            div.wide { table {
+                tr { th { "judge" } th { "principle" } th { "views" } th { "read" } th { "mean |p − ½|" } th { "leans as the label" } }
+                @for (judge, principle, view) in views.iter() {
+                    tr {
+                        td { (visible(judge)) } td { (visible(principle.unwrap_or(WHOLE))) }
+                        td.n { (view.asked) } td.n { (view.read) }
+                        td.n { @if let Some(margin) = view.margin() { (format!("{margin:.3}")) } @else { "none" } }
+                        td.n { (view.followed) " of " (view.leaned) }
+                    }
+                }
+            } }
+        }
+    }
+}
+
 /// The rows to show: what is not decided, the closest calls, and an even spread of the rest.
 fn chosen_rows(judgments: &[Judgment]) -> Vec<&Judgment> {
     if judgments.len() <= MAX_CARDS {
@@ -338,6 +366,22 @@ fn card(j: &Judgment) -> Markup {
                 (side("second", &j.response_b, first_wins == Some(false)))
             }
             @if !j.reason.is_empty() { p { b { "Why: " } (visible(&j.reason)) } }
+            @if !j.opinions.is_empty() {
+                details {
+                    summary { (j.opinions.len()) " views" }
+                    div.wide { table {
+                        tr { th { "judge" } th { "principle" } th { "weight" } th { "p(first)" } th { "given, swapped" } }
+                        @for o in &j.opinions {
+                            tr {
+                                td { (visible(o.judge.as_str())) } td { (visible(o.principle.as_deref().unwrap_or(WHOLE))) }
+                                td.n { (format!("{:.2}", o.weight)) }
+                                td.n { @if o.p_first.get().is_some() { (format!("{:.3}", o.p_first)) } @else { span.badge.(o.outcome) { (o.outcome) } } }
+                                td.n { (o.orders.iter().map(|o| format!("{:.3}", o.p_first)).collect::<Vec<_>>().join(", ")) }
+                            }
+                        }
+                    } }
+                }
+            }
             @if j.orders.iter().any(|o| !o.raw.is_empty() || o.error.is_some()) {
                 details {
                     summary { "what the judge wrote" }

@@ -97,6 +97,9 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
     for report in &reports {
         words.push_str(&lines(report));
     }
+    for pair in &pairs {
+        words.push_str(&beside(pair));
+    }
     let mut extra = Map::new();
     extra.insert(
         "report".into(),
@@ -460,6 +463,32 @@ impl Bench<'_> {
         }
         Ok(attacks::table(targets.len(), &tried))
     }
+}
+
+/// Two judges in a line; only for rows that both decided.
+fn beside(pair: &SideBySide) -> String {
+    let Some(agreement) = &pair.agreement else {
+        return String::new();
+    };
+    let mut line = format!(
+        "{} and {} agree with each other in {}",
+        pair.a,
+        pair.b,
+        rlaif::figures::share(agreement)
+    );
+    if let Some(d) = &pair.difference {
+        let told = if d.low > 0.0 || d.high < 0.0 {
+            ""
+        } else {
+            ": these rows do not tell them apart"
+        };
+        line.push_str(&format!(
+            "; with the reference, the first less the second {:+.3} [{:+.3}, {:+.3}]{told}",
+            d.value, d.low, d.high
+        ));
+    }
+    line.push('\n');
+    line
 }
 
 fn lines(report: &JudgeReport) -> String {
