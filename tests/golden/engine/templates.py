@@ -50,7 +50,7 @@ You are a small model.<|im_end|>
 {%- if not day is defined %}
     {%- set day = '26 Jul 2024' %}
 {%- endif %}
-{%- if tools is not none %}
+{%- if tools is not none or documents is iterable %}
     {{- raise_exception('no tools here') }}
 {%- endif %}
 {%- if messages[0]['role'] == 'system' %}
