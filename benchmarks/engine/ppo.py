@@ -10,7 +10,7 @@ log-probabilities of policy and reference and updates 16 times. TRL trains a val
 size beside it; rlaif a value head on the policy, which is part of the difference. Time: TRL's between two
 ends of an update, rlaif's a run of three iterations less a run of one, halved.
 """
-import argparse, json, os, resource, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, time
 
 p = argparse.ArgumentParser()
 p.add_argument("rlaif")
@@ -62,7 +62,7 @@ def theirs(folder):
     data = Dataset.from_list([{"input_ids": tok(x)["input_ids"]} for x in PROMPTS])
     trainer = PPOTrainer(config, tok, policy(), policy(), scalar(), data, scalar(), eval_dataset=data.select(range(8)), callbacks=[Clock()])
     trainer.train()
-    print(json.dumps(dict(secs=[y - x for x, y in zip(ends, ends[1:])], peak_kib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
+    print(json.dumps(dict(secs=[y - x for x, y in zip(ends, ends[1:])], peak_kib=int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]))))
 
 def ours(folder):
     wall = {}

@@ -17,6 +17,9 @@ pub(crate) const PAGE: usize = 16;
 /// Pages taken from the system at once: a cache that grows copies nothing.
 const SLAB: usize = 16;
 
+/// Values of elementwise work that are worth another thread.
+const WORTH: usize = 1 << 15;
+
 struct PackedBlock {
     input_norm: Vec<f32>,
     qkv: Packed,
@@ -321,7 +324,7 @@ impl Inference {
             hidden
                 .par_chunks_exact_mut(f)
                 .zip(gate_up.par_chunks_exact(2 * f))
-                .with_min_len(8)
+                .with_min_len(WORTH.div_ceil(f))
                 .for_each(|(h, gu)| silu_mul(&gu[..f], &gu[f..], h));
             block.down.apply(&hidden, &mut delta);
             add_assign(&mut x, &delta);
@@ -348,7 +351,7 @@ fn norm_rows(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let d = weight.len();
     out.par_chunks_exact_mut(d)
         .zip(x.par_chunks_exact(d))
-        .with_min_len(16)
+        .with_min_len(WORTH.div_ceil(d))
         .for_each(|(o, x)| rms_norm(x, weight, rms(x, eps), o));
 }
 

@@ -9,6 +9,7 @@ use rlaif_core::{Finish, Sampling};
 use crate::config::LlamaConfig;
 use crate::error::EngineError;
 use crate::infer::{Cache, Inference, PAGE, Sequence, Work};
+use crate::kernels::on_pool;
 use crate::sampler::{Stream, draw, log_sum_exp};
 use crate::weights::Weights;
 
@@ -192,6 +193,10 @@ impl Scheduler {
     /// # Errors
     /// A token outside the vocabulary.
     pub fn step(&mut self) -> Result<Vec<(u64, Finished)>, EngineError> {
+        on_pool(|| self.advance())
+    }
+
+    fn advance(&mut self) -> Result<Vec<(u64, Finished)>, EngineError> {
         self.admit();
         let mut room = self.options.max_rows;
         // Those that decode come first: one row each.

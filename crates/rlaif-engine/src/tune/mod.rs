@@ -19,7 +19,7 @@ use safetensors::SafeTensors;
 
 use crate::config::LlamaConfig;
 use crate::error::EngineError;
-use crate::kernels::{add_assign, rms, rms_norm, silu_mul};
+use crate::kernels::{add_assign, on_pool, rms, rms_norm, silu_mul};
 use crate::rope::Rope;
 use crate::weights::{Matrix, Weights, write_tensors};
 use lora::Pair;
@@ -415,6 +415,16 @@ impl Tuner {
         on: bool,
     ) -> Result<(Outputs, Tape), EngineError> {
         self.check(batch)?;
+        on_pool(|| self.pass_on_pool(weights, batch, keep, on))
+    }
+
+    fn pass_on_pool(
+        &self,
+        weights: &Weights,
+        batch: &Batch<'_>,
+        keep: bool,
+        on: bool,
+    ) -> Result<(Outputs, Tape), EngineError> {
         let c = &self.config;
         let (n, d, f) = (batch.tokens.len(), c.hidden, c.intermediate);
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
@@ -489,6 +499,10 @@ impl Tuner {
     /// Adds the gradients of a loss to those gathered since the last step. `grads` has the shape of
     /// the outputs; an empty list is zero.
     pub fn backward(&mut self, tape: Tape, grads: &Outputs) {
+        on_pool(|| self.backward_on_pool(tape, grads));
+    }
+
+    fn backward_on_pool(&mut self, tape: Tape, grads: &Outputs) {
         let Tape {
             tokens,
             offsets,
@@ -592,7 +606,7 @@ impl Tuner {
     /// # Errors
     /// [`EngineError::NotFinite`] with the tensor; no weight has been changed then.
     pub fn step(&mut self, lr: f32) -> Result<f32, EngineError> {
-        match (&mut self.grads, &mut self.adapter) {
+        on_pool(|| match (&mut self.grads, &mut self.adapter) {
             (Grads::Full(g), _) => {
                 let weights = Arc::make_mut(&mut self.weights);
                 self.optimizer
@@ -600,7 +614,7 @@ impl Tuner {
             }
             (Grads::Adapter(g), Some(a)) => self.optimizer.step(lr, a.tensors(), g.tensors()),
             (Grads::Adapter(_), None) => Ok(0.0),
-        }
+        })
     }
 
     /// The gathered gradients by name, for comparing with another implementation.
