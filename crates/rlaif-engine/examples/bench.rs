@@ -1,6 +1,9 @@
 //! One side of `benchmarks/engine/run.py`: prints one JSON object for a task on a model folder.
 //!
-//!     bench train|decode FOLDER BATCH LENGTH REPEATS
+//!     bench train|decode|stops|judge FOLDER BATCH LENGTH REPEATS
+//!
+//! `stops`: each row ends at a length of its own, geometric with mean 40 as far as LENGTH. `judge`: BATCH
+//! questions behind a preamble of LENGTH tokens, the log-probabilities of two answers to each.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a script's driver
 
 use std::path::Path;
@@ -8,7 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rlaif_core::Sampling;
-use rlaif_engine::{AdamW, Batch, Job, LlamaConfig, Options, Outputs, Scheduler, Tuner, Weights};
+use rlaif_engine::{
+    AdamW, Batch, Inference, Job, LlamaConfig, Options, Outputs, Scheduler, Tuner, Weights,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -50,28 +55,49 @@ fn main() {
                 times.push(begun.elapsed().as_secs_f64());
             }
         }
-        _ => {
+        kind => {
+            let judged = kind == "judge";
             let prompts: Vec<Vec<u32>> = (0..batch)
-                .map(|b| (0..16 + b * 37 % 48).map(|i| token(b * 100 + i)).collect())
+                .map(|b| {
+                    let own = if judged {
+                        100 + b * 37 % 100
+                    } else {
+                        16 + b * 37 % 48
+                    };
+                    let shared = (0..if judged { length } else { 0 }).map(token);
+                    shared
+                        .chain((0..own).map(|i| token(b * 100 + i + 7)))
+                        .collect()
+                })
                 .collect();
-            // Packed once, as a server would.
-            let mut s = Scheduler::of(
-                &c,
-                &w,
-                64 + length,
-                Options {
-                    retained: 0,
-                    ..Options::default()
-                },
-            );
+            let most = |b: usize| {
+                if kind == "stops" {
+                    let u = (b as f64 * 0.618_033_988_749_895).fract();
+                    ((1.0 - u).ln() / (1.0f64 - 1.0 / 40.0).ln())
+                        .ceil()
+                        .clamp(1.0, length as f64)
+                } else {
+                    length as f64
+                }
+            };
+            let positions = if judged { length + 200 } else { 64 + length };
+            // Packed once, as a server would; nothing is kept from one repetition for the next.
+            let model = Arc::new(Inference::new(&c, &w, positions));
             for _ in 0..repeats {
-                let jobs = prompts
-                    .iter()
-                    .map(|p| Job::Sample {
-                        prompt: p.clone(),
-                        sampling: Sampling::greedy(length as u32),
-                        seed: 0,
-                        eos: Arc::from([]),
+                let mut s = Scheduler::new(Arc::clone(&model), Options::default());
+                let jobs = (0..batch)
+                    .map(|b| match judged {
+                        true => Job::Score {
+                            prompt: prompts[b].clone(),
+                            continuation: vec![],
+                            first: vec![5, 6],
+                        },
+                        false => Job::Sample {
+                            prompt: prompts[b].clone(),
+                            sampling: Sampling::greedy(most(b) as u32),
+                            seed: 0,
+                            eos: Arc::from([]),
+                        },
                     })
                     .collect();
                 let begun = Instant::now();
@@ -79,7 +105,10 @@ fn main() {
                 times.push(begun.elapsed().as_secs_f64());
                 first = done
                     .iter()
-                    .map(|d| d.ids.iter().sum::<u32>() as f32)
+                    .map(|d| match judged {
+                        true => d.first[0] - d.first[1],
+                        false => d.ids.iter().sum::<u32>() as f32,
+                    })
                     .collect();
             }
         }

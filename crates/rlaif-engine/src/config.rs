@@ -321,20 +321,25 @@ impl LlamaConfig {
         Value::Object(map)
     }
 
-    /// Number of weights, scalar head included.
+    /// Number of weights, scalar head included; the largest number where a shape that no file can
+    /// hold would overflow.
     #[must_use]
     pub fn parameters(&self) -> u64 {
         let (d, f) = (self.hidden as u64, self.intermediate as u64);
-        let q = (self.heads * self.head_dim) as u64;
-        let kv = (self.kv_heads * self.head_dim) as u64;
-        let block = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d;
-        let embedding = self.vocab as u64 * d;
+        let q = (self.heads as u64).saturating_mul(self.head_dim as u64);
+        let kv = (self.kv_heads as u64).saturating_mul(self.head_dim as u64);
+        let sum = |parts: &[u64]| parts.iter().fold(0u64, |a, b| a.saturating_add(*b));
+        // Per unit of width: q and o, k and v, the feed-forward's three, two norms.
+        let unit = sum(&[q, q, kv, kv, f, f, f, 2]);
+        let block = unit.saturating_mul(d);
+        let embedding = (self.vocab as u64).saturating_mul(d);
         let head = match (self.scalar_head, self.tied) {
             (true, _) => d,
             (false, true) => 0,
             (false, false) => embedding,
         };
-        embedding + head + self.layers as u64 * block + d
+        let blocks = block.saturating_mul(self.layers as u64);
+        sum(&[embedding, head, blocks, d])
     }
 }
 

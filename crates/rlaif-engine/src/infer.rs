@@ -14,6 +14,11 @@ use crate::weights::Weights;
 
 /// Positions in a page of the cache.
 pub(crate) const PAGE: usize = 16;
+/// Pages taken from the system at once: a cache that grows copies nothing.
+const SLAB: usize = 16;
+
+/// Values of elementwise work that are worth another thread.
+const WORTH: usize = 1 << 15;
 
 struct PackedBlock {
     input_norm: Vec<f32>,
@@ -35,8 +40,8 @@ pub struct Inference {
 
 /// Keys and values of all sequences, in pages of 16 positions that sequences may share.
 pub struct Cache {
-    /// Page p, layer l, head h: keys `[head_dim][16]`, then values `[16][head_dim]`.
-    data: Vec<f32>,
+    /// Slabs of pages. Page p, layer l, head h: keys `[head_dim][16]`, then values `[16][head_dim]`.
+    slabs: Vec<Vec<f32>>,
     page_len: usize,
     layer_len: usize,
     users: Vec<u32>,
@@ -77,7 +82,7 @@ impl Cache {
         let pages = (bytes / Self::page_bytes(c)).min(u64::from(u32::MAX)) as usize;
         let layer_len = c.kv_heads * c.head_dim * PAGE * 2;
         Cache {
-            data: Vec::new(),
+            slabs: Vec::new(),
             page_len: layer_len * c.layers,
             layer_len,
             users: vec![0; pages],
@@ -107,9 +112,8 @@ impl Cache {
         for _ in 0..need {
             if let Some(page) = self.free.pop() {
                 self.users[page as usize] = 1;
-                let end = (page as usize + 1) * self.page_len;
-                if self.data.len() < end {
-                    self.data.resize(end, 0.0);
+                while self.slabs.len() <= page as usize / SLAB {
+                    self.slabs.push(vec![0.0; SLAB * self.page_len]);
                 }
                 s.pages.push(page);
             }
@@ -258,29 +262,44 @@ impl Inference {
         for (layer, block) in self.blocks.iter().enumerate() {
             norm_rows(&x, &block.input_norm, c.norm_eps, &mut normed);
             block.qkv.apply(&normed, &mut qkv);
-            for (row, (s, position)) in qkv.chunks_exact_mut(qkv_width).zip(&rows) {
+            let slabs: Vec<Shared> = cache
+                .slabs
+                .iter_mut()
+                .map(|s| Shared(s.as_mut_ptr()))
+                .collect();
+            let store = |(row, (s, position)): (&mut [f32], &(usize, usize))| {
                 let (qk, v) = row.split_at_mut(q_width + kv_width);
                 self.rope.rotate(qk, *position, false);
                 let page = work[*s].sequence.pages[position / PAGE] as usize;
-                let at = page * cache.page_len + layer * cache.layer_len;
-                let page = &mut cache.data[at..at + cache.layer_len];
+                let at = page % SLAB * cache.page_len + layer * cache.layer_len;
                 let slot = position % PAGE;
                 for (h, (k, v)) in qk[q_width..]
                     .chunks_exact(hd)
                     .zip(v.chunks_exact(hd))
                     .enumerate()
                 {
-                    let head = &mut page[h * hd * PAGE * 2..][..hd * PAGE * 2];
+                    let head = at + h * hd * PAGE * 2;
                     for (i, k) in k.iter().enumerate() {
-                        head[i * PAGE + slot] = *k;
+                        // SAFETY: the page is the sequence's own or full, and a position is one row's.
+                        unsafe { slabs[page / SLAB].slice(head + i * PAGE + slot, 1)[0] = *k };
                     }
-                    head[hd * PAGE + slot * hd..][..hd].copy_from_slice(v);
+                    // SAFETY: as above.
+                    unsafe { slabs[page / SLAB].slice(head + (PAGE + slot) * hd, hd) }
+                        .copy_from_slice(v);
                 }
+            };
+            if n * qkv_width < 16_384 {
+                qkv.chunks_exact_mut(qkv_width).zip(&rows).for_each(store);
+            } else {
+                qkv.par_chunks_exact_mut(qkv_width)
+                    .zip(&rows)
+                    .with_min_len(4)
+                    .for_each(store);
             }
             let out = Shared(attended.as_mut_ptr());
             let attend = |(row, (s, position)): (usize, &(usize, usize))| {
                 let view = View {
-                    data: &cache.data,
+                    slabs: &cache.slabs,
                     pages: &work[*s].sequence.pages,
                     page_len: cache.page_len,
                     offset: layer * cache.layer_len,
@@ -305,7 +324,7 @@ impl Inference {
             hidden
                 .par_chunks_exact_mut(f)
                 .zip(gate_up.par_chunks_exact(2 * f))
-                .with_min_len(8)
+                .with_min_len(WORTH.div_ceil(f))
                 .for_each(|(h, gu)| silu_mul(&gu[..f], &gu[f..], h));
             block.down.apply(&hidden, &mut delta);
             add_assign(&mut x, &delta);
@@ -332,19 +351,28 @@ fn norm_rows(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let d = weight.len();
     out.par_chunks_exact_mut(d)
         .zip(x.par_chunks_exact(d))
-        .with_min_len(16)
+        .with_min_len(WORTH.div_ceil(d))
         .for_each(|(o, x)| rms_norm(x, weight, rms(x, eps), o));
 }
 
 /// One layer's keys and values of one sequence.
 struct View<'a> {
-    data: &'a [f32],
+    slabs: &'a [Vec<f32>],
     pages: &'a [u32],
     page_len: usize,
     offset: usize,
     head_dim: usize,
     positions: usize,
     group: usize,
+}
+
+impl View<'_> {
+    /// Keys and values of one head in a page.
+    fn head(&self, page: u32, head: usize) -> (&[f32], &[f32]) {
+        let (page, size) = (page as usize, self.head_dim * PAGE);
+        let at = page % SLAB * self.page_len + self.offset + head * size * 2;
+        self.slabs[page / SLAB][at..at + 2 * size].split_at(size)
+    }
 }
 
 /// Causal attention of one row: all scores, softmax, weighted sum, each in order of position.
@@ -354,18 +382,16 @@ fn attend_row(view: &View<'_>, q: &[f32], out: &mut [f32]) {
     let scale = 1.0 / (hd as f32).sqrt();
     let mut scores = vec![0.0; pages * PAGE];
     for (h, (q, out)) in q.chunks_exact(hd).zip(out.chunks_exact_mut(hd)).enumerate() {
-        let head_at = view.offset + h / view.group * hd * PAGE * 2;
+        let kv = h / view.group;
         for (page, scores) in view.pages.iter().zip(scores.chunks_exact_mut(PAGE)) {
-            let at = *page as usize * view.page_len + head_at;
-            page_scores(&view.data[at..at + hd * PAGE], q, scale, scores);
+            page_scores(view.head(*page, kv).0, q, scale, scores);
         }
         let scores = &mut scores[..view.positions];
         let max = max_of(scores);
         let inv = 1.0 / exp_sum(scores, max);
         out.fill(0.0);
         for (page, p) in view.pages.iter().zip(scores.chunks(PAGE)) {
-            let at = *page as usize * view.page_len + head_at + hd * PAGE;
-            page_values(&view.data[at..at + hd * PAGE], p, inv, out);
+            page_values(view.head(*page, kv).1, p, inv, out);
         }
     }
 }
@@ -389,9 +415,23 @@ multiversion! {
     /// out += Σₜ (p[t] · inv) values[t].
     pub(crate) fn page_values(values: &[f32], p: &[f32], inv: f32, out: &mut [f32]) {
         let hd = out.len();
+        // Sixteen columns stay in a register over the page's positions, which are added in order.
+        let (columns, rest) = out.as_chunks_mut::<16>();
+        let from = columns.len() * 16;
+        for (c, out) in columns.iter_mut().enumerate() {
+            let mut sum = *out;
+            for (v, p) in values.chunks_exact(hd).zip(p) {
+                let p = p * inv;
+                let v = &v[c * 16..c * 16 + 16];
+                for i in 0..16 {
+                    sum[i] = v[i].mul_add(p, sum[i]);
+                }
+            }
+            *out = sum;
+        }
         for (v, p) in values.chunks_exact(hd).zip(p) {
             let p = p * inv;
-            for (o, v) in out.iter_mut().zip(v) {
+            for (o, v) in rest.iter_mut().zip(&v[from..]) {
                 *o = v.mul_add(p, *o);
             }
         }

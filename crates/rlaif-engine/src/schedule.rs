@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use rlaif_core::{Finish, Sampling};
 
 use crate::config::LlamaConfig;
 use crate::error::EngineError;
 use crate::infer::{Cache, Inference, PAGE, Sequence, Work};
+use crate::kernels::on_pool;
 use crate::sampler::{Stream, draw, log_sum_exp};
 use crate::weights::Weights;
 
@@ -97,7 +99,6 @@ pub struct Scheduler {
     queue: VecDeque<(u64, Job)>,
     active: Vec<Active>,
     retained: VecDeque<(Vec<u32>, Sequence)>,
-    scratch: Vec<f32>,
     next: u64,
 }
 
@@ -113,7 +114,6 @@ impl Scheduler {
             queue: VecDeque::new(),
             active: Vec::new(),
             retained: VecDeque::new(),
-            scratch: Vec::new(),
             next: 0,
         }
     }
@@ -193,6 +193,10 @@ impl Scheduler {
     /// # Errors
     /// A token outside the vocabulary.
     pub fn step(&mut self) -> Result<Vec<(u64, Finished)>, EngineError> {
+        on_pool(|| self.advance())
+    }
+
+    fn advance(&mut self) -> Result<Vec<(u64, Finished)>, EngineError> {
         self.admit();
         let mut room = self.options.max_rows;
         // Those that decode come first: one row each.
@@ -223,19 +227,27 @@ impl Scheduler {
         let outputs = self.model.forward(&mut self.cache, &mut work)?;
         let width = self.model.outputs();
         let mut at = 0;
-        let mut over = Vec::new();
+        let mut given = Vec::with_capacity(fed.len());
+        let mut active = self.active.iter_mut().enumerate();
         for (i, want) in fed.into_iter().zip(expected) {
             let rows = &outputs[at..at + want * width];
             at += want * width;
-            let a = &mut self.active[i];
-            for (r, logits) in rows.chunks_exact(width).enumerate() {
-                let position = a.sequence.len() - want + r;
-                a.take(position, logits, &mut self.scratch);
-            }
-            if a.is_done() {
-                over.push(i);
+            if let Some((_, a)) = active.find(|(n, _)| *n == i) {
+                given.push((i, a, rows));
             }
         }
+        // Each draws from its own stream: the order among them does not matter.
+        let mut over: Vec<usize> = given
+            .into_par_iter()
+            .map_init(Vec::new, |scratch, (i, a, rows)| {
+                let first = a.sequence.len() - rows.len() / width;
+                for (r, logits) in rows.chunks_exact(width).enumerate() {
+                    a.take(first + r, logits, scratch);
+                }
+                a.is_done().then_some(i)
+            })
+            .flatten()
+            .collect();
         let mut finished = Vec::with_capacity(over.len());
         over.sort_unstable();
         for i in over.into_iter().rev() {

@@ -1,5 +1,6 @@
 //! Chat templates, rendered as `transformers` renders them.
 
+use std::ops::Range;
 use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
@@ -13,6 +14,7 @@ use crate::error::EngineError;
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
+    source: String,
     /// `bos_token`, `eos_token` and the other named tokens of `tokenizer_config.json`.
     named: Vec<(String, String)>,
 }
@@ -72,13 +74,18 @@ impl ChatTemplate {
         env.set_syntax(syntax);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.add_filter("tojson", to_json);
+        // In Python none is not iterable; here it is an empty sequence.
+        env.add_test("iterable", |value: &Value| {
+            !value.is_none() && value.try_iter().is_ok()
+        });
         env.add_function("raise_exception", |text: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, text))
         });
         env.add_function("strftime_now", |format: String| strftime(&format, now()));
         env.add_template_owned("chat", generation_as_scope(source))
             .map_err(|e| EngineError::Template(format!("the chat template does not parse: {e}")))?;
-        Ok(ChatTemplate { env, named })
+        let source = source.to_string();
+        Ok(ChatTemplate { env, source, named })
     }
 
     /// The conversation as text; with `generate`, ending where the assistant's answer begins.
@@ -86,6 +93,51 @@ impl ChatTemplate {
     /// # Errors
     /// What the template itself raises, such as on roles that do not alternate.
     pub fn render(&self, messages: &[Message], generate: bool) -> Result<String, EngineError> {
+        self.marked(messages, generate, "")
+    }
+
+    /// The conversation as text, and what `{% generation %}` blocks wrote of it: ranges of
+    /// characters, in order, as `transformers` finds them. None where the template marks nothing.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_spans(
+        &self,
+        messages: &[Message],
+        generate: bool,
+    ) -> Result<(String, Vec<Range<usize>>), EngineError> {
+        // A mark that no input holds, so that whoever wrote a message cannot set one.
+        let mark = (0u32..)
+            .map(|n| format!("\u{1}{n}\u{2}"))
+            .find(|mark| {
+                let free = |text: &str| !text.contains(mark.as_str());
+                free(&self.source)
+                    && messages.iter().all(|m| free(&m.content))
+                    && self.named.iter().all(|(_, t)| free(t))
+            })
+            .unwrap_or_default();
+        let marked = self.marked(messages, generate, &mark)?;
+        let (mut text, mut spans) = (String::with_capacity(marked.len()), Vec::new());
+        let (mut at, mut from) = (0, None);
+        for (i, part) in marked.split(mark.as_str()).enumerate() {
+            if i > 0 {
+                match from.take() {
+                    None => from = Some(at),
+                    Some(from) => spans.push(from..at),
+                }
+            }
+            at += part.chars().count();
+            text.push_str(part);
+        }
+        Ok((text, spans))
+    }
+
+    fn marked(
+        &self,
+        messages: &[Message],
+        generate: bool,
+        mark: &str,
+    ) -> Result<String, EngineError> {
         let messages: Vec<Value> = messages
             .iter()
             .map(|m| {
@@ -106,6 +158,10 @@ impl ChatTemplate {
                 t.render(context! {
                     messages,
                     add_generation_prompt => generate,
+                    // As `transformers` gives them: defined, and none.
+                    tools => (),
+                    documents => (),
+                    rlaif_mark => mark,
                     ..named
                 })
             })
@@ -113,29 +169,46 @@ impl ChatTemplate {
     }
 }
 
-/// `{% generation %}` marks what the assistant wrote, for training masks; it has a scope of its own
-/// in `transformers`, as `with` has here.
+/// `{% generation %}` has a scope of its own in `transformers`, as `with` has here, and its ends are
+/// marked for [`ChatTemplate::render_spans`]. The empty `if` takes over what the tag says about the
+/// blanks inside.
 fn generation_as_scope(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
         out.push_str(&rest[..start]);
         let Some(length) = rest[start..].find("%}") else {
+            rest = &rest[start..];
             break;
         };
         let tag = &rest[start..start + length + 2];
-        let inner = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
-        match inner {
-            "generation" => {
-                out.push_str(&tag.replace("generation", "with rlaif_generation = true"))
-            }
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endwith")),
+        let inner = &tag[2..tag.len() - 2];
+        let (left, right) = (
+            blank(inner.chars().next()),
+            blank(inner.chars().next_back()),
+        );
+        match inner.trim_matches(['-', '+']).trim() {
+            "generation" => out.push_str(&format!(
+                "{{%{left} with rlaif_in = true %}}{{{{ rlaif_mark }}}}{{% if true {right}%}}"
+            )),
+            "endgeneration" => out.push_str(&format!(
+                "{{%{left} endif %}}{{{{ rlaif_mark }}}}{{% endwith {right}%}}"
+            )),
             _ => out.push_str(tag),
         }
         rest = &rest[start + length + 2..];
     }
     out.push_str(rest);
     out
+}
+
+/// What a tag says about the blanks beside it.
+fn blank(c: Option<char>) -> &'static str {
+    match c {
+        Some('-') => "-",
+        Some('+') => "+",
+        _ => "",
+    }
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`.

@@ -111,4 +111,36 @@ impl Tokenizer {
             )),
         }
     }
+
+    /// The whole conversation as the model reads it, and which tokens the assistant wrote by the
+    /// template's `{% generation %}` blocks: what `transformers` returns as `assistant_masks`.
+    ///
+    /// # Errors
+    /// What the template raises; a model whose template marks nothing, or that has none.
+    pub fn chat_masked(&self, messages: &[Message]) -> Result<(Vec<u32>, Vec<bool>), EngineError> {
+        let template = self.template.as_ref().ok_or_else(|| {
+            EngineError::Template("the model has no chat template, so no turn is marked".into())
+        })?;
+        let (text, spans) = template.render_spans(messages, false)?;
+        if spans.is_empty() {
+            return Err(EngineError::Template(
+                "the chat template marks nothing with {% generation %}".into(),
+            ));
+        }
+        let encoding = self
+            .inner
+            .encode_char_offsets(text, false)
+            .map_err(|e| EngineError::Template(format!("the tokenizer refuses: {e}")))?;
+        // A token counts where it overlaps a span. Spans and offsets are both in order.
+        let mut spans = spans.into_iter().peekable();
+        let mask = encoding
+            .get_offsets()
+            .iter()
+            .map(|(start, end)| {
+                while spans.next_if(|s| *start >= s.end).is_some() {}
+                spans.peek().is_some_and(|s| *end > s.start)
+            })
+            .collect();
+        Ok((encoding.get_ids().to_vec(), mask))
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rlaif_core::Sampling;
 use rlaif_engine::{
-    AdamW, Adapter, Batch, Cache, Inference, Job, LlamaConfig, Options, Outputs, Scheduler,
-    Sequence, Tuner, Weights, Work,
+    AdamW, Adapter, Batch, Cache, Inference, Job, LlamaConfig, Options, Outputs, RopeScaling,
+    Scheduler, Sequence, Tuner, Weights, Work,
 };
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ fn load(name: &str) -> (LlamaConfig, Arc<Weights>) {
 }
 
 fn outputs(c: &LlamaConfig, w: &Arc<Weights>, tokens: &[u32]) -> Vec<f32> {
-    let m = Inference::new(c, w, 256);
+    let m = Inference::new(c, w, tokens.len());
     let mut cache = Cache::new(c, 1 << 24);
     let mut sequence = Sequence::default();
     assert!(cache.reserve(&mut sequence, tokens.len()));
@@ -192,6 +192,30 @@ fn a_peft_adapter_gives_pefts_logits_merged_and_not() {
     assert_eq!(
         Adapter::read(dir.path(), &c).unwrap().blocks,
         adapter.blocks
+    );
+}
+
+/// llama.cpp stores Llama 3.1's rotary scaling as a table; the converted folder has the factor, and
+/// its logits after 1,500 tokens are those of `transformers` (`tests/golden/engine/gguf_rope.py`,
+/// where a factor of 4 moves them by 0.6, and none by 3).
+#[test]
+fn a_gguf_with_rotary_divisors_gives_the_logits_of_transformers() {
+    let text = std::fs::read_to_string(folder("gguf/golden.json")).unwrap();
+    let g: Value = serde_json::from_str(&text).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    rlaif_engine::convert(&folder("gguf/llama3.gguf"), None, dir.path()).unwrap();
+    let c = LlamaConfig::read(dir.path()).unwrap();
+    let RopeScaling::Llama3 { factor, .. } = c.rope_scaling else {
+        panic!("{:?}", c.rope_scaling);
+    };
+    assert_eq!(Some(factor), g["factor"].as_f64());
+    let w = Arc::new(Weights::read(dir.path(), &c).unwrap());
+    let all = outputs(&c, &w, &ids(&g["ids"]));
+    near(
+        &all[all.len() - c.vocab..],
+        &list(&g["logits"]),
+        1e-4,
+        "gguf",
     );
 }
 

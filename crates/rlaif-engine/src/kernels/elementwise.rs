@@ -21,7 +21,11 @@ fn tree(mut lanes: [f32; LANES]) -> f32 {
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let clamped = x.clamp(-87.3, 88.3);
-    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    // Rounded to the nearest integer by a number whose last bit is worth 1: its low bits are then that
+    // integer. A cast would saturate, lane by lane.
+    const MAGIC: f32 = 12_582_912.0; // 1.5 · 2²³
+    let rounded = clamped * std::f32::consts::LOG2_E + MAGIC;
+    let n = rounded - MAGIC;
     let r = n.mul_add(-0.693_359_4, clamped);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut p = 1.987_569_1e-4_f32;
@@ -32,7 +36,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r) + 1.0;
     // Within an exponent: n is within ±127 by the clamp.
-    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    let scale = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { y * scale }
 }
 

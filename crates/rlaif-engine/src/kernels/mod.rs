@@ -13,6 +13,12 @@ pub(crate) use packed::Packed;
 
 use std::sync::OnceLock;
 
+/// Runs `work` on the thread pool. From outside, each parallel step within would put the caller to
+/// sleep and wake it: this does so once.
+pub(crate) fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// Instruction set chosen once for the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {

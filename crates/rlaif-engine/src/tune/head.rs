@@ -76,7 +76,7 @@ pub(super) fn forward(
             .zip(part)
             .map(|(l, (_, _, token))| {
                 let chosen = l[*token as usize];
-                let (lse, entropy) = summarize(l);
+                let (lse, entropy) = summarize(l, batch.entropy);
                 (chosen - lse, lse, entropy)
             })
             .collect();
@@ -98,21 +98,16 @@ pub(super) fn forward(
     (out, kept)
 }
 
-/// (log Σ eˡ, entropy in nats) of a row of logits, which is used up.
-fn summarize(l: &mut [f32]) -> (f32, f32) {
+/// (log Σ eˡ, entropy in nats where wanted, else 0) of a row of logits, which is used up.
+fn summarize(l: &mut [f32], entropy: bool) -> (f32, f32) {
     let max = max_of(l);
-    let original: f32;
-    let sum;
-    {
-        // H = lse − Σ p·l; with l measured from the maximum nothing large cancels.
-        let mut shifted = vec![0.0; l.len()];
-        for (s, l) in shifted.iter_mut().zip(l.iter()) {
-            *s = l - max;
-        }
-        sum = exp_sum(l, max);
-        original = dot(l, &shifted);
+    if !entropy {
+        return (max + exp_sum(l, max).ln(), 0.0);
     }
-    (max + sum.ln(), sum.ln() - original / sum)
+    // H = lse − Σ p·l; with l measured from the maximum nothing large cancels.
+    let shifted: Vec<f32> = l.iter().map(|l| l - max).collect();
+    let sum = exp_sum(l, max);
+    (max + sum.ln(), sum.ln() - dot(l, &shifted) / sum)
 }
 
 multiversion! {

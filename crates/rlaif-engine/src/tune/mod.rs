@@ -9,6 +9,7 @@ mod lora;
 mod memory;
 mod ops;
 mod optim;
+mod pool;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use safetensors::SafeTensors;
 
 use crate::config::LlamaConfig;
 use crate::error::EngineError;
-use crate::kernels::{add_assign, rms, rms_norm, silu_mul};
+use crate::kernels::{add_assign, on_pool, rms, rms_norm, silu_mul};
 use crate::rope::Rope;
 use crate::weights::{Matrix, Weights, write_tensors};
 use lora::Pair;
@@ -26,6 +27,7 @@ pub use lora::{Adapter, LoraConfig};
 pub use memory::Footprint;
 use ops::{Attention, linear, linear_dw, linear_dx, rms_norm_back, silu_mul_back};
 pub use optim::AdamW;
+use pool::Pool;
 
 const WEIGHTS: &str = "weights.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -75,6 +77,24 @@ struct Saved {
     up: Vec<f32>,
 }
 
+impl Saved {
+    fn give(self, pool: &Pool) {
+        let Saved {
+            x,
+            q,
+            k,
+            v,
+            attended,
+            lse,
+            mid,
+            gate,
+            up,
+            ..
+        } = self;
+        pool.give([x, q, k, v, attended, lse, mid, gate, up]);
+    }
+}
+
 /// What the forward pass kept.
 pub struct Tape {
     tokens: Vec<u32>,
@@ -93,6 +113,7 @@ pub struct Tuner {
     grads: Grads,
     optimizer: AdamW,
     rope: Rope,
+    pool: Pool,
 }
 
 /// What training changes, as it was at some step.
@@ -143,6 +164,7 @@ impl Tuner {
             adapter,
             grads,
             optimizer,
+            pool: Pool::default(),
         }
     }
 
@@ -393,58 +415,76 @@ impl Tuner {
         on: bool,
     ) -> Result<(Outputs, Tape), EngineError> {
         self.check(batch)?;
+        on_pool(|| self.pass_on_pool(weights, batch, keep, on))
+    }
+
+    fn pass_on_pool(
+        &self,
+        weights: &Weights,
+        batch: &Batch<'_>,
+        keep: bool,
+        on: bool,
+    ) -> Result<(Outputs, Tape), EngineError> {
         let c = &self.config;
         let (n, d, f) = (batch.tokens.len(), c.hidden, c.intermediate);
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
-        let mut x = Vec::with_capacity(n * d);
-        for t in batch.tokens {
+        let mut x = self.pool.take(n * d);
+        for (t, x) in batch.tokens.iter().zip(x.chunks_exact_mut(d)) {
             let at = *t as usize * d;
-            x.extend_from_slice(&weights.embed.data[at..at + d]);
+            x.copy_from_slice(&weights.embed.data[at..at + d]);
         }
         let attention = self.attention(batch.offsets);
+        let pool = &self.pool;
         let mut blocks = Vec::new();
-        let mut normed = vec![0.0; n * d];
-        let mut delta = vec![0.0; n * d];
-        let mut hidden = vec![0.0; n * f];
+        let mut normed = pool.take(n * d);
+        let mut delta = pool.take(n * d);
+        let mut hidden = pool.take(n * f);
         for (layer, block) in weights.blocks.iter().enumerate() {
             let inv = norm(&x, &block.input_norm, c.norm_eps, &mut normed);
-            let (mut q, mut k, mut v) = (vec![0.0; n * qw], vec![0.0; n * kw], vec![0.0; n * kw]);
+            let [mut q, mut k, mut v] = [qw, kw, kw].map(|w| pool.take(n * w));
             self.project(weights, on, layer, 0, &normed, &mut q);
             self.project(weights, on, layer, 1, &normed, &mut k);
             self.project(weights, on, layer, 2, &normed, &mut v);
             self.rotate(&mut q, qw, batch.offsets, false);
             self.rotate(&mut k, kw, batch.offsets, false);
-            let (mut attended, mut lse) = (vec![0.0; n * qw], vec![0.0; n * c.heads]);
+            let (mut attended, mut lse) = (pool.take(n * qw), pool.take(n * c.heads));
             attention.forward(&q, &k, &v, &mut attended, &mut lse);
             self.project(weights, on, layer, 3, &attended, &mut delta);
-            let before = if keep { x.clone() } else { Vec::new() };
+            let before = if keep { pool.copy(&x) } else { Vec::new() };
             add_rows(&mut x, &delta);
             let mid_inv = norm(&x, &block.post_norm, c.norm_eps, &mut normed);
-            let (mut gate, mut up) = (vec![0.0; n * f], vec![0.0; n * f]);
+            let [mut gate, mut up] = [f, f].map(|w| pool.take(n * w));
             self.project(weights, on, layer, 4, &normed, &mut gate);
             self.project(weights, on, layer, 5, &normed, &mut up);
             activate(&gate, &up, f, &mut hidden);
             self.project(weights, on, layer, 6, &hidden, &mut delta);
-            let mid = if keep { x.clone() } else { Vec::new() };
+            let mid = if keep { pool.copy(&x) } else { Vec::new() };
             add_rows(&mut x, &delta);
+            let saved = Saved {
+                x: before,
+                inv,
+                q,
+                k,
+                v,
+                attended,
+                lse,
+                mid,
+                mid_inv,
+                gate,
+                up,
+            };
             if keep {
-                blocks.push(Saved {
-                    x: before,
-                    inv,
-                    q,
-                    k,
-                    v,
-                    attended,
-                    lse,
-                    mid,
-                    mid_inv,
-                    gate,
-                    up,
-                });
+                blocks.push(saved);
+            } else {
+                saved.give(pool);
             }
         }
         let inv = norm(&x, &weights.norm, c.norm_eps, &mut normed);
         let (outputs, kept) = head::forward(weights, self.score(weights, on), c, batch, &normed);
+        pool.give([normed, delta, hidden]);
+        if !keep {
+            pool.give([std::mem::take(&mut x)]);
+        }
         let tape = Tape {
             tokens: batch.tokens.to_vec(),
             offsets: batch.offsets.to_vec(),
@@ -459,6 +499,10 @@ impl Tuner {
     /// Adds the gradients of a loss to those gathered since the last step. `grads` has the shape of
     /// the outputs; an empty list is zero.
     pub fn backward(&mut self, tape: Tape, grads: &Outputs) {
+        on_pool(|| self.backward_on_pool(tape, grads));
+    }
+
+    fn backward_on_pool(&mut self, tape: Tape, grads: &Outputs) {
         let Tape {
             tokens,
             offsets,
@@ -474,9 +518,9 @@ impl Tuner {
         let (n, d, f) = (tokens.len(), c.hidden, c.intermediate);
         let (qw, kw) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
         let weights = Arc::clone(&self.weights);
-        let mut normed = vec![0.0; n * d];
+        let mut normed = self.pool.take(n * d);
         renorm(&x, &weights.norm, &inv, &mut normed);
-        let mut dnormed = vec![0.0; n * d];
+        let mut dnormed = self.pool.zeros(n * d);
         let score = self.score(&self.weights, true).cloned();
         let full = match &mut self.grads {
             Grads::Full(g) => Some(&mut **g),
@@ -495,14 +539,12 @@ impl Tuner {
             &mut dnormed,
             full,
         );
-        let mut dx = vec![0.0; n * d];
+        let mut dx = self.pool.zeros(n * d);
         let dw = self.norm_grad(|g| &mut g.norm);
         rms_norm_back(&dnormed, &x, &inv, &weights.norm, &mut dx, dw);
-        let mut dhidden = vec![0.0; n * f];
-        let mut dup = vec![0.0; n * f];
-        let mut hidden = vec![0.0; n * f];
-        let mut dattended = vec![0.0; n * qw];
-        let (mut dq, mut dk, mut dv) = (vec![0.0; n * qw], vec![0.0; n * kw], vec![0.0; n * kw]);
+        let [mut dhidden, mut dup, mut hidden] = [f, f, f].map(|w| self.pool.take(n * w));
+        let [mut dattended, mut dq, mut dk, mut dv] =
+            [qw, qw, kw, kw].map(|w| self.pool.take(n * w));
         for (layer, s) in blocks.into_iter().enumerate().rev() {
             let block = &weights.blocks[layer];
             activate(&s.gate, &s.up, f, &mut hidden);
@@ -538,6 +580,7 @@ impl Tuner {
             self.project_back(layer, 2, &normed, &dv, &mut dnormed, true);
             let dw = self.norm_grad(|g| &mut g.blocks[layer].input_norm);
             rms_norm_back(&dnormed, &s.x, &s.inv, &block.input_norm, &mut dx, dw);
+            s.give(&self.pool);
         }
         if let Grads::Full(g) = &mut self.grads {
             for (t, dx) in tokens.iter().zip(dx.chunks_exact(d)) {
@@ -545,6 +588,9 @@ impl Tuner {
                 add_assign(&mut g.embed.data[at..at + d], dx);
             }
         }
+        let pool = &self.pool;
+        pool.give([normed, dnormed, dx, dhidden, dup, hidden]);
+        pool.give([dattended, dq, dk, dv, x]);
     }
 
     fn norm_grad(&mut self, of: impl FnOnce(&mut Weights) -> &mut Vec<f32>) -> Option<&mut [f32]> {
@@ -560,7 +606,7 @@ impl Tuner {
     /// # Errors
     /// [`EngineError::NotFinite`] with the tensor; no weight has been changed then.
     pub fn step(&mut self, lr: f32) -> Result<f32, EngineError> {
-        match (&mut self.grads, &mut self.adapter) {
+        on_pool(|| match (&mut self.grads, &mut self.adapter) {
             (Grads::Full(g), _) => {
                 let weights = Arc::make_mut(&mut self.weights);
                 self.optimizer
@@ -568,7 +614,7 @@ impl Tuner {
             }
             (Grads::Adapter(g), Some(a)) => self.optimizer.step(lr, a.tensors(), g.tensors()),
             (Grads::Adapter(_), None) => Ok(0.0),
-        }
+        })
     }
 
     /// The gathered gradients by name, for comparing with another implementation.
