@@ -56,11 +56,13 @@ pub enum Error {
         environment: bool,
     },
     /// The run was stopped before its end and can go on.
-    #[error("stopped before the end: {done} of {total} rows of `{stage}` are finished and kept")]
+    #[error(
+        "stopped before the end: {done} of {total} rows of `{stage}` have an answer, which is kept"
+    )]
     Stopped {
         /// Which stage.
         stage: String,
-        /// Rows with an outcome.
+        /// Rows that need no further asking.
         done: usize,
         /// All rows.
         total: usize,

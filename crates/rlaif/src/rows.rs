@@ -94,6 +94,14 @@ impl Tally {
         self.outcomes.get(outcome.as_str()).copied().unwrap_or(0)
     }
 
+    /// Rows that need no further asking.
+    #[must_use]
+    pub fn closed(&self) -> usize {
+        let open = Outcome::ALL.iter().filter(|o| o.is_open());
+        let open: usize = open.map(|o| self.count(*o)).sum();
+        self.outcomes.values().sum::<usize>() - open
+    }
+
     /// Adds the rows of another pass.
     pub fn add(&mut self, pass: &Tally) {
         self.rows += pass.rows;
@@ -273,8 +281,10 @@ where
     }
     log.sync()?;
     options.progress.finish(options.stage);
-    let done: usize = tally.outcomes.values().sum();
-    if done < total || cause.is_some() {
+    let ended: usize = tally.outcomes.values().sum();
+    if ended < total || cause.is_some() {
+        // A row that failed is kept as such, and asked again: it is not done.
+        let done = tally.closed();
         return Err(Error::Stopped {
             stage: options.stage.to_owned(),
             done,

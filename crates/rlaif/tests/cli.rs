@@ -677,3 +677,23 @@ async fn a_full_disk_is_said_and_what_is_finished_is_kept() {
         stderr(&again)
     );
 }
+
+/// Rows that a dead server failed are no answers: they are said to be open, and asked again.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_dead_server_failed_are_not_counted_as_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    recipe(folder.path(), &format!("http://127.0.0.1:{port}"), 20);
+    let output = done(rlaif(folder.path(), &["run", "recipe.toml"])).await;
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    let said = stderr(&output);
+    assert!(said.contains("0 of 20 rows"), "{said}");
+    let server = server(Duration::ZERO).await;
+    recipe(folder.path(), &server.uri(), 20);
+    let output = done(rlaif(folder.path(), &["run", "recipe.toml"])).await;
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+}
