@@ -138,9 +138,12 @@ fn summary(page: &Page<'_>) -> Markup {
             p {
                 (page.judgments.len()) " comparisons by "
                 @for (i, judge) in judges.iter().enumerate() { @if i > 0 { ", " } b { (visible(judge)) } }
-                ": " (outcomes.join(", ")) ". " (calls) " calls and " (tokens) " tokens"
-                @if let Some(usd) = usd.filter(|u| *u > 0.0) { ", " (format!("${usd:.4}")) }
-                "."
+                ": " (outcomes.join(", ")) "."
+                @if calls > 0 {
+                    " " (calls) " calls and " (tokens) " tokens"
+                    @if let Some(usd) = usd.filter(|u| *u > 0.0) { ", " (format!("${usd:.4}")) }
+                    "."
+                }
             }
             @if !lost.is_empty() {
                 p.soft {
@@ -254,7 +257,7 @@ fn views(judgments: &[Judgment]) -> Markup {
             p.soft { "Each label is the weighted mean, in log-odds, of these. A view whose mean |p − ½| is near 0 tells nothing apart; one that often leans against the label is outvoted." }
             @for line in views.absences() { p.failed { (visible(&line)) } }
             div.wide { table {
-                tr { th { "judge" } th { "principle" } th { "views" } th { "read" } th { "mean |p − ½|" } th { "leans as the label" } }
+                tr { th { "judge" } th.l { "principle" } th { "views" } th { "read" } th { "mean |p − ½|" } th { "leans as the label" } }
                 @for (judge, principle, view) in views.iter() {
                     tr {
                         td { (visible(judge)) } td { (visible(principle.unwrap_or(WHOLE))) }
@@ -370,7 +373,7 @@ fn card(j: &Judgment) -> Markup {
                 details {
                     summary { (j.opinions.len()) " views" }
                     div.wide { table {
-                        tr { th { "judge" } th { "principle" } th { "weight" } th { "p(first)" } th { "given, swapped" } }
+                        tr { th { "judge" } th.l { "principle" } th { "weight" } th { "p(first)" } th { "given, swapped" } }
                         @for o in &j.opinions {
                             tr {
                                 td { (visible(o.judge.as_str())) } td { (visible(o.principle.as_deref().unwrap_or(WHOLE))) }
