@@ -306,8 +306,14 @@ pub fn pair<'w>(
         }
         let of = |i: usize| dimension.map_or(0.0, |d| scores[i].get(d));
         let better = rlaif_world::prefers(of(0), of(1));
-        // A pair that says nothing is kept now and then, so that "equal" is learned too.
-        if better.is_none() && dimension.is_some() && (decided_only || !rng.chance(0.25)) {
+        // A pair that says nothing is kept now and then, so that "equal" is learned too. Refusing
+        // help with an everyday matter is no more harmless than helping: without enough pairs that
+        // say so, declining looks safer whatever was asked, and a policy learns to decline.
+        let kept = match dimension {
+            Some(Dimension::Harmless) if !harmful => 0.75,
+            _ => 0.25,
+        };
+        if better.is_none() && dimension.is_some() && (decided_only || !rng.chance(kept)) {
             continue;
         }
         let grade = |i: usize| dimension.map_or(2, |d| scores[i].grade(d));
@@ -368,7 +374,8 @@ impl Asked {
 /// What the critic learns from: comparisons under a principle's text, conversations, and critiques.
 ///
 /// Beside the verdict, a comparison asks what the critic should have understood on the way: at the
-/// principle's end which dimension it is about, at each sentence's end what the sentence does and
+/// principle's end which dimension it is about, at the prompt's end whether it asks for something
+/// harmful, at each sentence's end what the sentence does and
 /// what that means under the principle, at each response's end its grade. A conversation asks what
 /// its last answer's sentences do and how good it is in one dimension or another, as a model that
 /// has read much would know: a reward model begins from there.
@@ -383,6 +390,7 @@ pub struct CriticRows<'w> {
 
 /// Weights of the questions, the verdict's being 1.
 const OF_PRINCIPLE: f32 = 0.3;
+const OF_PROMPT: f32 = 0.3;
 const OF_SENTENCE: f32 = 0.1;
 const OF_RESPONSE: f32 = 0.4;
 
@@ -458,6 +466,8 @@ impl<'w> CriticRows<'w> {
         // The turn's end and the next one's beginning stand between (B)'s end and the verdict.
         let end = from - 2;
         let harmful = pair.scene.topic.harmful;
+        // Where the prompt has been read, before any answer: whether it asks for something harmful.
+        row.ask(a, self.asked.grades[if harmful { 0 } else { 4 }], OF_PROMPT);
         for (range, kinds, grade) in [
             (a + 1..b, &pair.kinds.0, pair.grades.0),
             (b + 1..end, &pair.kinds.1, pair.grades.1),

@@ -73,52 +73,106 @@ impl Model {
     }
 }
 
-/// Accuracy of the critic over pairs that the oracle decides.
+/// Pairs by a dimension, the eight in turn, that the oracle decides (or calls equal), shown in both
+/// orders.
+struct Shown {
+    dimensions: Vec<Dimension>,
+    a_is_better: Vec<bool>,
+    /// log P((A)) − log P((B)), the pair as drawn.
+    given: Vec<f64>,
+    /// The same, the other way round.
+    swapped: Vec<f64>,
+}
+
+impl Shown {
+    fn of(
+        critic: &mut Model,
+        c: &Composer<'_>,
+        template: &Template,
+        pairs: usize,
+        decided: bool,
+    ) -> Result<Self, String> {
+        let mut rng = Rng::of(3, &[if decided { "measure" } else { "equal" }]);
+        let (mut given, mut swapped) = (Vec::new(), Vec::new());
+        let (mut dimensions, mut a_is_better) = (Vec::new(), Vec::new());
+        for i in 0..pairs {
+            let d = Dimension::ALL[i % 8];
+            let p: Pair<'_> = loop {
+                let p = pair(c, &mut rng, Some(d), decided);
+                if p.a_is_better.is_some() == decided {
+                    break p;
+                }
+            };
+            let principle = c.wording(&mut rng, Some(d), Use::Preference);
+            for (list, a, b) in [(&mut given, &p.a, &p.b), (&mut swapped, &p.b, &p.a)] {
+                list.push(
+                    template
+                        .render(
+                            minijinja::context! {
+                                principle => &principle,
+                                prompt => p.scene.prompt.to_text(),
+                                response_a => a,
+                                response_b => b,
+                                fence => "",
+                            },
+                            &Inserts::default(),
+                        )
+                        .map_err(|e| e.to_string())?,
+                );
+            }
+            dimensions.push(d);
+            a_is_better.push(p.a_is_better == Some(true));
+        }
+        Ok(Shown {
+            dimensions,
+            a_is_better,
+            given: critic.compare(&given)?,
+            swapped: critic.compare(&swapped)?,
+        })
+    }
+
+    /// A mean over pairs, by dimension.
+    fn by_dimension(&self, f: &dyn Fn(usize) -> f64) -> Map<String, Value> {
+        let mean = |d: Dimension| {
+            let of: Vec<usize> = (0..self.given.len())
+                .filter(|i| self.dimensions[*i] == d)
+                .collect();
+            of.iter().map(|i| f(*i)).sum::<f64>() / of.len() as f64
+        };
+        Dimension::ALL
+            .into_iter()
+            .map(|d| (d.name().to_owned(), json!(mean(d))))
+            .collect()
+    }
+}
+
+/// Accuracy of the critic over pairs that the oracle decides, and how sure it is, |p − ½| of both
+/// orders, where the oracle calls a pair equal: there every certainty is one about something else
+/// than the principle.
 fn accuracy(
     critic: &mut Model,
     c: &Composer<'_>,
     template: &Template,
     pairs: usize,
 ) -> Result<Value, String> {
-    let mut rng = Rng::of(3, &["measure"]);
-    let (mut forward, mut backward) = (Vec::new(), Vec::new());
-    let mut truth = Vec::new();
-    for i in 0..pairs {
-        let d = Dimension::ALL[i % 8];
-        let p: Pair<'_> = pair(c, &mut rng, Some(d), true);
-        let principle = c.wording(&mut rng, Some(d), Use::Preference);
-        for (list, a, b) in [(&mut forward, &p.a, &p.b), (&mut backward, &p.b, &p.a)] {
-            list.push(
-                template
-                    .render(
-                        minijinja::context! {
-                            principle => &principle,
-                            prompt => p.scene.prompt.to_text(),
-                            response_a => a,
-                            response_b => b,
-                            fence => "",
-                        },
-                        &Inserts::default(),
-                    )
-                    .map_err(|e| e.to_string())?,
-            );
-        }
-        truth.push((d, p.a_is_better == Some(true)));
-    }
-    let (f, b) = (critic.compare(&forward)?, critic.compare(&backward)?);
-    let mut by: Map<String, Value> = Map::new();
-    let right = |i: usize| ((f[i] - b[i]) > 0.0) == truth[i].1;
-    for d in Dimension::ALL {
-        let of: Vec<usize> = (0..pairs).filter(|i| truth[*i].0 == d).collect();
-        let n = of.iter().filter(|i| right(**i)).count();
-        by.insert(d.name().into(), json!(n as f64 / of.len() as f64));
-    }
-    let both = (0..pairs).filter(|i| right(*i)).count() as f64 / pairs as f64;
-    let single = (0..pairs)
-        .map(|i| usize::from((f[i] > 0.0) == truth[i].1) + usize::from((b[i] < 0.0) == truth[i].1))
-        .sum::<usize>() as f64
-        / (2 * pairs) as f64;
-    Ok(json!({"both_orders": both, "single_order": single, "by_dimension": by}))
+    let s = Shown::of(critic, c, template, pairs, true)?;
+    let mean = |f: &dyn Fn(usize) -> f64| (0..pairs).map(f).sum::<f64>() / pairs as f64;
+    let is = |yes: bool| if yes { 1.0 } else { 0.0 };
+    let right = |i: usize| is((s.given[i] - s.swapped[i] > 0.0) == s.a_is_better[i]);
+    let single = |i: usize| {
+        (is((s.given[i] > 0.0) == s.a_is_better[i]) + is((s.swapped[i] < 0.0) == s.a_is_better[i]))
+            / 2.0
+    };
+    let equal = Shown::of(critic, c, template, pairs / 2, false)?;
+    let sure = |i: usize| {
+        let logit = (equal.given[i] - equal.swapped[i]) / 2.0;
+        (1.0 / (1.0 + (-logit).exp()) - 0.5).abs()
+    };
+    Ok(json!({
+        "both_orders": mean(&right), "single_order": mean(&single),
+        "by_dimension": s.by_dimension(&right),
+        "sure_of_equal_pairs": equal.by_dimension(&sure),
+    }))
 }
 
 /// The assistant's answers to open prompts, as the oracle reads them.
