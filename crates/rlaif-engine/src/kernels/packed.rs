@@ -159,7 +159,7 @@ impl Packed {
         // Groups of panels that a strip of few rows can take at once.
         let mut panel = from;
         while panel < to {
-            let group = (to - panel).min(4);
+            let group = (to - panel).min(if rows < 8 { 4 } else { 1 });
             let mut row = 0;
             while row < rows {
                 let left = rows - row;
@@ -177,6 +177,7 @@ impl Packed {
                         y: unsafe { out.0.add((base + row) * self.outputs) },
                         panel,
                         panels: group,
+                        first: row == 0,
                     },
                 );
                 row += take;
@@ -211,10 +212,14 @@ impl Packed {
         // SAFETY: reads stay inside the strip's rows and the panels; writes inside y's columns.
         unsafe {
             let b = self.lines.as_ptr().cast::<f32>().add(panel * k * PANEL);
+            // The first strip brings the next panels nearer, so that the strips after it need not wait.
+            let next = if s.first { P * k * PANEL } else { 0 };
             let mut acc = [[[V::zero(); NV]; P]; MR];
             for i in 0..k {
                 for p in 0..P {
                     let row = b.add((p * k + i) * PANEL);
+                    V::prefetch(row.wrapping_add(next));
+                    V::prefetch(row.wrapping_add(next + PANEL / 2));
                     let mut w = [V::zero(); NV];
                     for (n, w) in w.iter_mut().enumerate() {
                         *w = V::load(row.add(n * V::WIDTH));
@@ -257,6 +262,8 @@ struct Strip {
     y: *mut f32,
     panel: usize,
     panels: usize,
+    /// Whether it is the first to read its panels.
+    first: bool,
 }
 
 impl Strip {
@@ -280,6 +287,8 @@ mod simd {
         fn splat(x: f32) -> Self;
         unsafe fn load(p: *const f32) -> Self;
         unsafe fn store(self, p: *mut f32);
+        /// Brings a line into the second-level cache; any address is allowed.
+        fn prefetch(p: *const f32);
         /// a · b + c, rounded once.
         fn fma(a: Self, b: Self, c: Self) -> Self;
     }
@@ -314,6 +323,11 @@ mod simd {
                     unsafe fn store(self, p: *mut f32) {
                         // SAFETY: the caller's pointer is in bounds.
                         unsafe { $store(p, self.0) }
+                    }
+                    #[inline(always)]
+                    fn prefetch(p: *const f32) {
+                        // SAFETY: a prefetch never faults.
+                        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
                     }
                     #[inline(always)]
                     fn fma(a: Self, b: Self, c: Self) -> Self {
@@ -354,6 +368,8 @@ mod simd {
             // SAFETY: the caller's pointer is in bounds.
             unsafe { *p = self.0 }
         }
+        #[inline(always)]
+        fn prefetch(_: *const f32) {}
         #[inline(always)]
         fn fma(a: Self, b: Self, c: Self) -> Self {
             Plain(a.0.mul_add(b.0, c.0))
