@@ -2,19 +2,21 @@
 //! the others are left out and counted.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
+use std::fs::File;
+use std::io::{BufReader, Seek as _, Write};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::message::{Message, Prompt, Role};
 use crate::outcome::Outcome;
 use crate::record::{Preference, Rater, Revision};
-use crate::run::persist;
-use crate::seed::sha256_hex;
+use crate::run::{Atomic, OutputFile, sha256_file};
+use crate::seed::{hex, sha256_hex};
 
 /// Whose layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,60 +214,194 @@ pub fn sft(revisions: &[Revision]) -> Made {
     made
 }
 
-/// Writes rows by the output's ending: `.parquet`, `.gz` (JSON lines), anything else JSON lines.
-/// The file appears whole or not at all.
-///
-/// # Errors
-/// [`Error::Io`]; [`Error::Format`] where rows do not fit one Parquet schema.
-pub fn write_rows(path: &Path, rows: &[Value]) -> Result<()> {
-    let ends = |ending: &str| {
-        path.extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case(ending))
-    };
-    let io = |e: std::io::Error| Error::io("write", path)(e);
-    if ends("parquet") {
-        return write_parquet(path, rows);
-    }
-    persist(path, |sink| {
-        let lines = |sink: &mut dyn Write| -> std::io::Result<()> {
-            for row in rows {
-                serde_json::to_writer(&mut *sink, row)?;
-                sink.write_all(b"\n")?;
-            }
-            Ok(())
-        };
-        if ends("gz") {
-            let mut gz = flate2::write::GzEncoder::new(sink, flate2::Compression::default());
-            lines(&mut gz).map_err(io)?;
-            gz.finish().map(drop).map_err(io)
-        } else {
-            lines(sink).map_err(io)
-        }
-    })
+/// How rows are written, by the ending of a file's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Lines,
+    Gz,
+    Parquet,
 }
 
-fn write_parquet(path: &Path, rows: &[Value]) -> Result<()> {
+impl Form {
+    fn of(path: &Path) -> Self {
+        match ending(path).as_str() {
+            "parquet" => Form::Parquet,
+            "gz" => Form::Gz,
+            _ => Form::Lines,
+        }
+    }
+}
+
+fn ending(path: &Path) -> String {
+    path.extension()
+        .map(|e| e.to_string_lossy().to_lowercase())
+        .unwrap_or_default()
+}
+
+/// Refuses the name of a file whose ending promises what is not written here.
+///
+/// # Errors
+/// [`Error::Value`] for an ending such as `.csv`.
+pub fn check_ending(path: &Path) -> Result<()> {
+    const OTHERS: [&str; 9] = [
+        "csv", "tsv", "xls", "xlsx", "arrow", "feather", "zip", "zst", "bz2",
+    ];
+    if OTHERS.contains(&ending(path).as_str()) {
+        return Err(Error::Value {
+            expected: "an output that ends in `.jsonl`, `.jsonl.gz` or `.parquet`",
+            got: path.display().to_string(),
+        });
+    }
+    Ok(())
+}
+
+/// Writes rows one at a time by the output's ending: `.parquet`, `.gz` (JSON lines), anything else
+/// JSON lines. The file appears whole or not at all.
+///
+/// Memory: a buffer; for Parquet a group of rows, with the lines on the disk until their schema is
+/// known.
+pub struct RowWriter {
+    path: PathBuf,
+    sink: Sink,
+    rows: u64,
+}
+
+enum Sink {
+    Lines(Atomic, Sha256),
+    Gz(Box<flate2::write::GzEncoder<Atomic>>),
+    Parquet(Atomic),
+}
+
+impl RowWriter {
+    /// Begins a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = Atomic::create(path)?;
+        let sink = match Form::of(path) {
+            Form::Lines => Sink::Lines(file, Sha256::new()),
+            Form::Parquet => Sink::Parquet(file),
+            Form::Gz => {
+                let level = flate2::Compression::default();
+                Sink::Gz(Box::new(flate2::write::GzEncoder::new(file, level)))
+            }
+        };
+        Ok(RowWriter {
+            path: path.to_path_buf(),
+            sink,
+            rows: 0,
+        })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&mut self, row: &Value) -> Result<()> {
+        self.write_lines(&line_of(row))
+    }
+
+    /// Adds rows that are JSON lines already, each with its end.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_lines(&mut self, lines: &[u8]) -> Result<()> {
+        self.rows += lines.iter().filter(|b| **b == b'\n').count() as u64;
+        let written = match &mut self.sink {
+            Sink::Lines(file, hasher) => {
+                hasher.update(lines);
+                file.write_all(lines)
+            }
+            Sink::Gz(file) => file.write_all(lines),
+            Sink::Parquet(file) => file.write_all(lines),
+        };
+        written.map_err(Error::io("write", &self.path))
+    }
+
+    /// Rows written so far.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Format`] where rows do not fit one Parquet schema.
+    pub fn finish(self) -> Result<OutputFile> {
+        let sha256 = match self.sink {
+            Sink::Lines(file, hasher) => {
+                file.commit()?;
+                hex(&hasher.finalize())
+            }
+            Sink::Gz(file) => {
+                let file = file.finish().map_err(Error::io("write", &self.path))?;
+                file.commit()?;
+                sha256_file(&self.path)?
+            }
+            Sink::Parquet(mut lines) => {
+                let text = lines.read_back()?;
+                write_parquet(&self.path, text)?;
+                drop(lines);
+                sha256_file(&self.path)?
+            }
+        };
+        Ok(OutputFile {
+            sha256,
+            rows: self.rows,
+        })
+    }
+}
+
+/// A row as a JSON line.
+#[must_use]
+pub fn line_of(row: &Value) -> Vec<u8> {
+    let mut line = row.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+/// Writes rows as [`RowWriter`] does.
+///
+/// # Errors
+/// As [`RowWriter::finish`].
+pub fn write_rows(path: &Path, rows: &[Value]) -> Result<OutputFile> {
+    let mut writer = RowWriter::create(path)?;
+    for row in rows {
+        writer.write(row)?;
+    }
+    writer.finish()
+}
+
+/// Bytes of rows that wait for their group of a Parquet file to be written.
+const GROUP_BYTES: usize = 16 * 1024 * 1024;
+
+fn write_parquet(path: &Path, mut lines: File) -> Result<()> {
     let fault = |e: &dyn std::fmt::Display| Error::Format {
         path: path.to_path_buf(),
         problem: format!("cannot be written as Parquet: {e}; write `.jsonl` instead"),
     };
-    let schema = arrow_json::reader::infer_json_schema_from_iterator(rows.iter().map(Ok))
+    let (schema, _) = arrow_json::reader::infer_json_schema(BufReader::new(&lines), None)
         .map_err(|e| fault(&e))?;
+    lines.rewind().map_err(Error::io("read", path))?;
     let schema = Arc::new(schema);
-    let mut decoder = arrow_json::ReaderBuilder::new(schema.clone())
-        .with_batch_size(rows.len().max(1))
-        .build_decoder()
+    let batches = arrow_json::ReaderBuilder::new(schema.clone())
+        .build(BufReader::new(&lines))
         .map_err(|e| fault(&e))?;
-    decoder.serialize(rows).map_err(|e| fault(&e))?;
-    let batch = decoder.flush().map_err(|e| fault(&e))?;
-    let mut bytes = Vec::new();
+    // Beside the lines, which have the temporary name of the output itself.
     let mut writer =
-        parquet::arrow::ArrowWriter::try_new(&mut bytes, schema, None).map_err(|e| fault(&e))?;
-    if let Some(batch) = batch {
-        writer.write(&batch).map_err(|e| fault(&e))?;
+        parquet::arrow::ArrowWriter::try_new(Atomic::beside(path, "parquet")?, schema, None)
+            .map_err(|e| fault(&e))?;
+    for batch in batches {
+        writer
+            .write(&batch.map_err(|e| fault(&e))?)
+            .map_err(|e| fault(&e))?;
+        if writer.in_progress_size() > GROUP_BYTES {
+            writer.flush().map_err(|e| fault(&e))?;
+        }
     }
-    writer.close().map_err(|e| fault(&e))?;
-    crate::run::write_atomic(path, &bytes)
+    writer.into_inner().map_err(|e| fault(&e))?.commit()
 }
 
 /// Turns a row that `rlaif judge` wrote back into a preference; `None` for a row of another kind.

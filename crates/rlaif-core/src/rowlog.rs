@@ -5,9 +5,8 @@
 //! kill, after rows were added, after a setting was changed and changed back. The artefact is
 //! written from the log in row order, whole or not at all.
 //!
-//! Memory: keys and byte offsets. Records are read back from the file when they are needed.
+//! Memory: 16 bytes a record. Records are read back from the file when they are needed.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -20,11 +19,28 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::run::{OutputFile, persist};
 use crate::seed::hex;
+use crate::table::{Table, hash_of};
 
+/// Where a line stands, in one number: 40 bits of offset, and its length in the low 24 (0 for one
+/// that is longer than those can say). Later lines have greater numbers.
 #[derive(Clone, Copy)]
-struct Place {
-    offset: u64,
-    len: usize,
+struct Place(u64);
+
+const LEN_BITS: u32 = 24;
+
+impl Place {
+    fn new(offset: u64, len: usize) -> Self {
+        let len = Some(len as u64).filter(|n| *n < 1 << LEN_BITS);
+        Place((offset << LEN_BITS) | len.unwrap_or(0))
+    }
+
+    fn offset(self) -> u64 {
+        self.0 >> LEN_BITS
+    }
+
+    fn len(self) -> Option<usize> {
+        Some((self.0 & ((1 << LEN_BITS) - 1)) as usize).filter(|n| *n > 0)
+    }
 }
 
 /// An open row log. The newest record of a key counts.
@@ -32,7 +48,7 @@ pub struct RowLog {
     path: PathBuf,
     file: Mutex<File>,
     end: u64,
-    places: HashMap<String, Place>,
+    places: Table,
     unsynced: bool,
 }
 
@@ -44,6 +60,21 @@ struct KeyOnly {
 #[derive(serde::Deserialize)]
 struct LineOf<R> {
     record: R,
+}
+
+/// The key of a line, told by its beginning and its end alone where it is written as this version
+/// writes it: of a long log that is read to go on, nothing else is needed.
+fn key_of(line: &[u8]) -> std::result::Result<std::borrow::Cow<'_, str>, serde_json::Error> {
+    let plain = || {
+        let rest = line.strip_prefix(b"{\"key\":\"")?;
+        let end = rest.iter().position(|b| matches!(b, b'"' | b'\\'))?;
+        let whole = rest[end..].starts_with(b"\",\"record\":") && line.ends_with(b"}\n");
+        std::str::from_utf8(&rest[..end]).ok().filter(|_| whole)
+    };
+    match plain() {
+        Some(key) => Ok(key.into()),
+        None => serde_json::from_slice::<KeyOnly>(line).map(|line| line.key.into()),
+    }
 }
 
 #[derive(Serialize)]
@@ -79,9 +110,9 @@ impl RowLog {
             }
             Err(fs::TryLockError::Error(source)) => return Err(Error::io("lock", path)(source)),
         }
-        let mut places = HashMap::new();
+        let mut places = Table::default();
         let mut end = 0u64;
-        let mut reader = BufReader::new(&file);
+        let mut reader = BufReader::with_capacity(1 << 18, &file);
         let mut line = Vec::new();
         let mut number = 0usize;
         loop {
@@ -94,15 +125,9 @@ impl RowLog {
             }
             number += 1;
             let whole = line.last() == Some(&b'\n');
-            match serde_json::from_slice::<KeyOnly>(&line) {
-                Ok(parsed) if whole => {
-                    places.insert(
-                        parsed.key,
-                        Place {
-                            offset: end,
-                            len: n,
-                        },
-                    );
+            match key_of(&line) {
+                Ok(key) if whole => {
+                    places.insert(hash_of(&key), Place::new(end, n).0);
                     end += n as u64;
                 }
                 // Only the last line can lack its end, and only a cut can have taken it.
@@ -131,7 +156,7 @@ impl RowLog {
         })
     }
 
-    /// Number of keys held.
+    /// Number of records held, those that a newer one has replaced among them.
     #[must_use]
     pub fn len(&self) -> usize {
         self.places.len()
@@ -140,7 +165,7 @@ impl RowLog {
     /// True where nothing is held.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.places.len() == 0
     }
 
     /// The record of a key; `None` where there is none, or where it is no record of this kind any
@@ -149,20 +174,33 @@ impl RowLog {
     /// # Errors
     /// [`Error::Io`].
     pub fn get<R: DeserializeOwned>(&self, key: &str) -> Result<Option<R>> {
-        let Some(place) = self.places.get(key) else {
-            return Ok(None);
-        };
-        let mut bytes = vec![0u8; place.len];
+        for place in self.places.get(hash_of(key)) {
+            let line = self.line(Place(place))?;
+            // Two keys may share a hash.
+            if key_of(&line).is_ok_and(|found| found == key) {
+                let parsed = serde_json::from_slice::<LineOf<R>>(&line);
+                return Ok(parsed.ok().map(|line| line.record));
+            }
+        }
+        Ok(None)
+    }
+
+    fn line(&self, place: Place) -> Result<Vec<u8>> {
         let mut file = self
             .file
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        file.seek(SeekFrom::Start(place.offset))
-            .and_then(|_| file.read_exact(&mut bytes))
-            .map_err(Error::io("read", &self.path))?;
-        Ok(serde_json::from_slice::<LineOf<R>>(&bytes)
-            .ok()
-            .map(|line| line.record))
+        let mut bytes = vec![0u8; place.len().unwrap_or(0)];
+        let read = file
+            .seek(SeekFrom::Start(place.offset()))
+            .and_then(|_| match place.len() {
+                Some(_) => file.read_exact(&mut bytes),
+                None => BufReader::new(&*file)
+                    .read_until(b'\n', &mut bytes)
+                    .map(drop),
+            });
+        read.map_err(Error::io("read", &self.path))?;
+        Ok(bytes)
     }
 
     /// Keeps a record.
@@ -189,13 +227,8 @@ impl RowLog {
             let _ = file.set_len(end);
             return Err(Error::io("write", &self.path)(source));
         }
-        self.places.insert(
-            key.to_owned(),
-            Place {
-                offset: end,
-                len: bytes.len(),
-            },
-        );
+        self.places
+            .insert(hash_of(key), Place::new(end, bytes.len()).0);
         self.end += bytes.len() as u64;
         self.unsynced = true;
         Ok(())
@@ -359,7 +392,7 @@ mod tests {
             path: "run/log/judge.jsonl".into(),
             file: Mutex::new(file),
             end: 0,
-            places: HashMap::new(),
+            places: Table::default(),
             unsynced: false,
         };
         let error = log.append("a", &1).unwrap_err();

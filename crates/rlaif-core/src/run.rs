@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -236,29 +236,94 @@ pub fn write_lines<T: Serialize>(path: &Path, records: &[T]) -> Result<OutputFil
     })
 }
 
+/// A file that appears whole or not at all: written beside its place, and put there by
+/// [`Atomic::commit`]. Dropped before, it leaves nothing, and the file that was there untouched.
+pub(crate) struct Atomic {
+    path: PathBuf,
+    temporary: PathBuf,
+    sink: Option<BufWriter<File>>,
+}
+
+impl Atomic {
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        Self::beside(path, "tmp")
+    }
+
+    /// The same, where another temporary file for `path` is open.
+    pub(crate) fn beside(path: &Path, ending: &str) -> Result<Self> {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = folder.join(format!(".{name}.{}.{ending}", std::process::id()));
+        // Read as well: some formats are made of what was written first.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&temporary)
+            .map_err(Error::io("create", path))?;
+        Ok(Atomic {
+            path: path.to_path_buf(),
+            temporary,
+            sink: Some(BufWriter::with_capacity(1 << 16, file)),
+        })
+    }
+
+    /// What was written so far, from its beginning.
+    pub(crate) fn read_back(&mut self) -> Result<File> {
+        let mut file = self.flushed().map_err(Error::io("write", &self.path))?;
+        file.rewind().map_err(Error::io("read", &self.path))?;
+        Ok(file)
+    }
+
+    fn flushed(&mut self) -> std::io::Result<File> {
+        self.flush()?;
+        match &self.sink {
+            Some(sink) => sink.get_ref().try_clone(),
+            None => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Puts the file in its place, safe on the disk.
+    pub(crate) fn commit(mut self) -> Result<()> {
+        let file = self.flushed().map_err(Error::io("write", &self.path))?;
+        file.sync_all().map_err(Error::io("write", &self.path))?;
+        fs::rename(&self.temporary, &self.path).map_err(Error::io("replace", &self.path))?;
+        self.sink = None;
+        Ok(())
+    }
+}
+
+impl Write for Atomic {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.sink.as_mut().map_or(Ok(0), |sink| sink.write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for Atomic {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            // What is still in the buffer is for nobody.
+            drop(sink.into_parts());
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
 /// Lets `fill` write a temporary file, then puts it in its place.
 pub(crate) fn persist<T>(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let file = File::create(&temporary).map_err(Error::io("create", path))?;
-    let mut sink = BufWriter::new(file);
-    let result = fill(&mut sink).and_then(|value| {
-        let file = sink
-            .into_inner()
-            .map_err(|e| Error::io("write", path)(e.into_error()))?;
-        file.sync_all().map_err(Error::io("write", path))?;
-        fs::rename(&temporary, path).map_err(Error::io("replace", path))?;
-        Ok(value)
-    });
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result
+    let mut file = Atomic::create(path)?;
+    let value = fill(&mut file)?;
+    file.commit()?;
+    Ok(value)
 }
 
 #[cfg(test)]

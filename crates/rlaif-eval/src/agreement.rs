@@ -81,19 +81,38 @@ pub fn agreement_by_length(
             reason: "the edges of its bins do not rise",
         });
     }
-    let mut flags = vec![Vec::new(); edges.len() + 1];
+    let mut counts = vec![(0, 0); edges.len() + 1];
     for (d, &agrees) in difference.iter().zip(agrees) {
-        flags[edges.partition_point(|edge| edge <= d)].push(agrees);
+        count_by_length(edges, &mut counts, *d, agrees);
     }
-    Ok(flags
-        .into_iter()
+    Ok(length_bins(edges, &counts))
+}
+
+/// Counts a row in the bin of its difference; `counts` holds (agreeing, all), one more than edges.
+pub(crate) fn count_by_length(
+    edges: &[i64],
+    counts: &mut [(u64, u64)],
+    difference: i64,
+    agrees: bool,
+) {
+    let bin = edges.partition_point(|edge| *edge <= difference);
+    if let Some((agreeing, all)) = counts.get_mut(bin) {
+        *agreeing += u64::from(agrees);
+        *all += 1;
+    }
+}
+
+/// The bins of what was counted.
+pub(crate) fn length_bins(edges: &[i64], counts: &[(u64, u64)]) -> Vec<LengthBin> {
+    counts
+        .iter()
         .enumerate()
-        .map(|(bin, flags)| LengthBin {
+        .map(|(bin, (agreeing, all))| LengthBin {
             from: bin.checked_sub(1).map(|below| edges[below]),
             to: edges.get(bin).copied(),
-            agreement: Proportion::of(flags),
+            agreement: Proportion::new(*agreeing, *all),
         })
-        .collect())
+        .collect()
 }
 
 /// Cohen's kappa with what it is made of.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, all_valid, at_least, same_len};
+use crate::exact::Exact;
 use crate::interval::Proportion;
 use crate::quantile::sorted_quantile;
 
@@ -29,12 +30,13 @@ fn indicator(flag: bool) -> f64 {
 /// Source: Brier 1950, in the one-event form that scikit-learn uses (half of the original).
 pub fn brier(p: &[f64], happened: &[bool]) -> Result<f64> {
     check("the Brier score", p, happened)?;
-    let sum: f64 = p
-        .iter()
-        .zip(happened)
-        .map(|(p, &y)| (p - indicator(y)).powi(2))
-        .sum();
+    let sum: f64 = p.iter().zip(happened).map(|(p, &y)| square(*p, y)).sum();
     Ok(sum / p.len() as f64)
+}
+
+/// (p − y)².
+pub(crate) fn square(p: f64, happened: bool) -> f64 {
+    (p - indicator(happened)).powi(2)
 }
 
 /// Logarithmic loss in nats: −(1/N) Σ [yᵢ ln pᵢ + (1 − yᵢ) ln(1 − pᵢ)], lower is better; a coin's is
@@ -47,15 +49,14 @@ pub fn brier(p: &[f64], happened: &[bool]) -> Result<f64> {
 /// No rows, lists of different lengths, a value outside [0, 1].
 pub fn log_loss(p: &[f64], happened: &[bool]) -> Result<f64> {
     check("the log loss", p, happened)?;
-    let sum: f64 = p
-        .iter()
-        .zip(happened)
-        .map(|(p, &y)| {
-            let p = p.clamp(f64::EPSILON, 1.0 - f64::EPSILON);
-            if y { -p.ln() } else { -(1.0 - p).ln() }
-        })
-        .sum();
+    let sum: f64 = p.iter().zip(happened).map(|(p, &y)| surprise(*p, y)).sum();
     Ok(sum / p.len() as f64)
+}
+
+/// What one row adds to the log loss, in nats.
+pub(crate) fn surprise(p: f64, happened: bool) -> f64 {
+    let p = p.clamp(f64::EPSILON, 1.0 - f64::EPSILON);
+    if happened { -p.ln() } else { -(1.0 - p).ln() }
 }
 
 /// How probabilities are put into bins. Both need at least one bin.
@@ -110,27 +111,55 @@ pub fn reliability(p: &[f64], happened: &[bool], binning: Binning) -> Result<Vec
                 .collect()
         }
     };
-    let mut sums = vec![(0.0f64, 0u64, 0u64); bins];
+    let mut bins = Bins::new(edges);
     for (&p, &y) in p.iter().zip(happened) {
+        bins.add(p, y);
+    }
+    Ok(bins.reliability())
+}
+
+/// Bins that rows are added to one at a time; their order changes nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Bins {
+    edges: Vec<f64>,
+    sums: Vec<(Exact, u64, u64)>,
+}
+
+impl Bins {
+    /// One bin fewer than edges, of which there are two at least.
+    fn new(edges: Vec<f64>) -> Self {
+        Bins {
+            sums: vec![(Exact::default(), 0, 0); edges.len().saturating_sub(1)],
+            edges,
+        }
+    }
+
+    /// So many of equal width over [0, 1].
+    pub(crate) fn equal_width(bins: usize) -> Self {
+        Bins::new((0..=bins).map(|i| i as f64 / bins as f64).collect())
+    }
+
+    pub(crate) fn add(&mut self, p: f64, happened: bool) {
         // Interior edges below p: a value on an edge belongs to the bin that ends there.
-        let bin = edges[1..bins].partition_point(|&edge| edge < p);
-        let (sum, hits, n) = &mut sums[bin];
-        *sum += p;
-        *hits += u64::from(y);
+        let bin = self.edges[1..self.sums.len()].partition_point(|&edge| edge < p);
+        let (sum, hits, n) = &mut self.sums[bin];
+        sum.add(p);
+        *hits += u64::from(happened);
         *n += 1;
     }
-    Ok(sums
-        .into_iter()
-        .enumerate()
-        .filter_map(|(bin, (sum, hits, n))| {
+
+    pub(crate) fn reliability(&self) -> Vec<ReliabilityBin> {
+        let bins = self.sums.iter().zip(self.edges.windows(2));
+        bins.filter_map(|((sum, hits, n), edges)| {
             Some(ReliabilityBin {
-                low: edges[bin],
-                high: edges[bin + 1],
-                mean_p: sum / n as f64,
-                happened: Proportion::new(hits, n)?,
+                low: edges[0],
+                high: edges[1],
+                mean_p: sum.value() / *n as f64,
+                happened: Proportion::new(*hits, *n)?,
             })
         })
-        .collect())
+        .collect()
+    }
 }
 
 /// Expected calibration error: Σ_b (n_b/N) |mean of y in b − mean of p in b|, in [0, 1].
@@ -143,10 +172,15 @@ pub fn reliability(p: &[f64], happened: &[bool], binning: Binning) -> Result<Vec
 ///
 /// Source: Naeini et al. 2015; Guo et al. 2017, eq. 3.
 pub fn ece(p: &[f64], happened: &[bool], binning: Binning) -> Result<f64> {
-    let bins = reliability(p, happened, binning)?;
+    Ok(error_of(&reliability(p, happened, binning)?))
+}
+
+/// The expected calibration error of bins that hold rows.
+pub(crate) fn error_of(bins: &[ReliabilityBin]) -> f64 {
+    let rows: u64 = bins.iter().map(|bin| bin.happened.n).sum();
     let sum: f64 = bins
         .iter()
         .map(|bin| bin.happened.n as f64 * (bin.happened.share - bin.mean_p).abs())
         .sum();
-    Ok(sum / p.len() as f64)
+    sum / rows as f64
 }

@@ -1,5 +1,7 @@
 //! Length preference: whether a judge prefers the longer response.
 
+use std::collections::BTreeMap;
+
 use rlaif_core::{Judgment, Outcome};
 use serde::{Deserialize, Serialize};
 
@@ -39,29 +41,41 @@ pub fn log_odds_slope(x: &[f64], won: &[bool]) -> Result<LogOddsSlope> {
     same_len(NAME, x.len(), won.len())?;
     at_least(NAME, 2, x.len())?;
     all_valid(NAME, "finite values", x, f64::is_finite)?;
+    slope_of_wins(
+        x.iter()
+            .zip(won)
+            .map(|(x, won)| (if *won { *x } else { -x }, 1)),
+    )
+}
+
+/// [`log_odds_slope`] of rows that are counted: (x towards the side that won, how many).
+fn slope_of_wins(rows: impl Iterator<Item = (f64, u64)> + Clone) -> Result<LogOddsSlope> {
+    const NAME: &str = "the log-odds slope";
+    let n: u64 = rows.clone().map(|(_, times)| times).sum();
+    at_least(NAME, 2, usize::try_from(n).unwrap_or(usize::MAX))?;
     let undefined = |reason| Error::Undefined {
         statistic: NAME,
         reason,
     };
     // In units of the largest |x|, steps and tolerances mean the same for words and characters.
-    let unit = x.iter().fold(0.0f64, |most, v| most.max(v.abs()));
+    let unit = rows.clone().fold(0.0f64, |most, (v, _)| most.max(v.abs()));
     if unit == 0.0 {
         return Err(undefined("x is 0 in every row"));
     }
     // Towards the side that won: the likelihood is Π σ(β zᵢ).
-    let z: Vec<f64> = x
-        .iter()
-        .zip(won)
-        .map(|(x, &won)| if won { x / unit } else { -x / unit })
-        .collect();
-    if z.iter().all(|&z| z >= 0.0) || z.iter().all(|&z| z <= 0.0) {
+    let z: Vec<(f64, f64)> = rows.map(|(x, times)| (x / unit, times as f64)).collect();
+    if z.iter().all(|&(z, _)| z >= 0.0) || z.iter().all(|&(z, _)| z <= 0.0) {
         return Err(undefined("the sign of x predicts every row"));
     }
     // The derivative of the log-likelihood, Σ z σ(−β z), falls in β; information is −its slope.
-    let gradient = |beta: f64| z.iter().map(|z| z * sigmoid(-beta * z)).sum::<f64>();
+    let gradient = |beta: f64| {
+        z.iter()
+            .map(|(z, n)| n * z * sigmoid(-beta * z))
+            .sum::<f64>()
+    };
     let information = |beta: f64| {
         z.iter()
-            .map(|z| z * z * sigmoid(beta * z) * sigmoid(-beta * z))
+            .map(|(z, n)| n * z * z * sigmoid(beta * z) * sigmoid(-beta * z))
             .sum::<f64>()
     };
 
@@ -109,7 +123,7 @@ pub fn log_odds_slope(x: &[f64], won: &[bool]) -> Result<LogOddsSlope> {
     Ok(LogOddsSlope {
         slope: beta / unit,
         std_error: std_error / unit,
-        n: x.len() as u64,
+        n,
     })
 }
 
@@ -172,31 +186,52 @@ pub struct LengthPreference {
     pub slope_per_word: Option<LogOddsSlope>,
 }
 
+/// Decided pairs by their difference in words, added one at a time; their order changes nothing.
+/// Memory: the differences that occur.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lengths(BTreeMap<i64, u64>);
+
+impl Lengths {
+    /// Adds a judgment, where it is decided.
+    pub(crate) fn add(&mut self, judgment: &Judgment) {
+        if let Some(first_won) = first_won(judgment) {
+            let difference = difference(judgment);
+            // Towards the side that won.
+            let towards = if first_won { difference } else { -difference };
+            *self.0.entry(towards).or_default() += 1;
+        }
+    }
+
+    /// `None` where none was decided.
+    pub(crate) fn preference(&self) -> Option<LengthPreference> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let longer: u64 = self.0.range(1..).map(|(_, n)| n).sum();
+        let shorter: u64 = self.0.range(..0).map(|(_, n)| n).sum();
+        let rows = self.0.iter().map(|(towards, n)| (*towards as f64, *n));
+        Some(LengthPreference {
+            longer_won: Proportion::new(longer, longer + shorter),
+            equal_length: self.0.get(&0).copied().unwrap_or(0),
+            slope_per_word: slope_of_wins(rows).ok(),
+        })
+    }
+}
+
+/// Words of the response given first less those of the other.
+pub(crate) fn difference(judgment: &Judgment) -> i64 {
+    let length = |text: &str| i64::try_from(words(text)).unwrap_or(i64::MAX);
+    length(&judgment.response_a).saturating_sub(length(&judgment.response_b))
+}
+
 /// Length preference over the decided judgments; `None` where none is decided.
 #[must_use]
 pub fn length_preference(judgments: &[Judgment]) -> Option<LengthPreference> {
-    let pairs: Vec<(f64, bool)> = judgments
-        .iter()
-        .filter_map(|j| {
-            let first_won = first_won(j)?;
-            let difference = words(&j.response_a) as f64 - words(&j.response_b) as f64;
-            Some((difference, first_won))
-        })
-        .collect();
-    if pairs.is_empty() {
-        return None;
+    let mut lengths = Lengths::default();
+    for judgment in judgments {
+        lengths.add(judgment);
     }
-    let (difference, won): (Vec<f64>, Vec<bool>) = pairs.iter().copied().unzip();
-    Some(LengthPreference {
-        longer_won: Proportion::of(
-            pairs
-                .iter()
-                .filter(|(d, _)| *d != 0.0)
-                .map(|(d, won)| (*d > 0.0) == *won),
-        ),
-        equal_length: pairs.iter().filter(|(d, _)| *d == 0.0).count() as u64,
-        slope_per_word: log_odds_slope(&difference, &won).ok(),
-    })
+    lengths.preference()
 }
 
 /// Whether the response given first won; `None` unless the judgment is decided and its probability

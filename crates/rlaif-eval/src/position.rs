@@ -8,6 +8,7 @@ use rlaif_core::{Judgment, Outcome, PresentationOrder};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, all_valid, at_least};
+use crate::exact::Exact;
 use crate::interval::Proportion;
 
 /// Probabilities are clipped to [`LOGIT_CLIP`, 1 − `LOGIT_CLIP`] before a log-odds is taken, so that
@@ -83,26 +84,53 @@ impl PositionBias {
         all_valid(NAME, "probabilities in [0, 1]", &flat, |p| {
             (0.0..=1.0).contains(&p)
         })?;
-        let count = |wins: &dyn Fn(f64, f64) -> bool| {
-            readings.iter().filter(|&&(p, q)| wins(p, q)).count() as u64
-        };
-        let first_twice = count(&|p, q| p > 0.5 && q < 0.5);
-        let second_twice = count(&|p, q| p < 0.5 && q > 0.5);
-        let logits: Vec<f64> = readings
-            .iter()
-            .map(|&(p, q)| 0.5 * (logit(p) - logit(q)))
-            .collect();
-        let empty = || crate::Error::TooFew {
+        let mut sums = Readings::default();
+        for (p, q) in readings {
+            sums.add(*p, *q);
+        }
+        sums.bias().ok_or(crate::Error::TooFew {
             statistic: NAME,
             expected: 1,
             got: 0,
-        };
-        Ok(PositionBias {
-            inconsistency: Proportion::new(first_twice + second_twice, readings.len() as u64)
-                .ok_or_else(empty)?,
-            first_twice,
-            second_twice,
-            logit: Estimate::of(&logits).ok_or_else(empty)?,
+        })
+    }
+}
+
+/// Readings in both orders, added one at a time; their order changes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Readings {
+    n: u64,
+    first_twice: u64,
+    second_twice: u64,
+    logits: Exact,
+    squares: Exact,
+}
+
+impl Readings {
+    /// Adds (p₁, p₂), both in [0, 1].
+    pub(crate) fn add(&mut self, p: f64, q: f64) {
+        self.n += 1;
+        self.first_twice += u64::from(p > 0.5 && q < 0.5);
+        self.second_twice += u64::from(p < 0.5 && q > 0.5);
+        let towards = 0.5 * (logit(p) - logit(q));
+        self.logits.add(towards);
+        self.squares.add(towards * towards);
+    }
+
+    /// `None` without readings.
+    pub(crate) fn bias(self) -> Option<PositionBias> {
+        let n = self.n as f64;
+        let mean = self.logits.value() / n;
+        let around = (self.squares.value() - self.logits.value() * mean).max(0.0);
+        Some(PositionBias {
+            inconsistency: Proportion::new(self.first_twice + self.second_twice, self.n)?,
+            first_twice: self.first_twice,
+            second_twice: self.second_twice,
+            logit: Estimate {
+                mean,
+                std_error: (self.n > 1).then(|| (around / (n - 1.0) / n).sqrt()),
+                n: self.n,
+            },
         })
     }
 }

@@ -1,14 +1,15 @@
 //! What a report says about one judge: [`JudgeSummary::from_judgments`].
 
-use rlaif_core::{Judgment, Outcome, PresentationOrder, Verdict};
+use rlaif_core::{Judgment, Outcome, PresentationOrder, Verdict, seed};
 use serde::{Deserialize, Serialize};
 
-use crate::agreement::{LengthBin, agreement_by_length};
-use crate::calibration::{Binning, ReliabilityBin, brier, ece, log_loss, reliability};
+use crate::agreement::{LengthBin, count_by_length, length_bins};
+use crate::calibration::{Bins, ReliabilityBin, error_of, square, surprise};
 use crate::error::{Result, same_len};
-use crate::interval::{Bootstrap, BootstrapInterval, Proportion, bootstrap_clustered};
-use crate::length::{LengthPreference, first_won, length_preference, words};
-use crate::position::{PositionBias, both_orders, position_bias, reading};
+use crate::exact::Exact;
+use crate::interval::{Bootstrap, BootstrapInterval, Proportion, bootstrap};
+use crate::length::{LengthPreference, Lengths, difference, first_won};
+use crate::position::{PositionBias, Readings, both_orders, reading};
 
 /// Edges, in words, of the bins of [`HumanAgreement::by_length`]: symmetric about 0, since a bin
 /// includes its lower edge and not its upper one.
@@ -39,19 +40,34 @@ impl OutcomeCounts {
     pub fn of(outcomes: impl IntoIterator<Item = Outcome>) -> Self {
         let mut counts = OutcomeCounts::default();
         for outcome in outcomes {
-            counts.rows += 1;
-            *match outcome {
-                Outcome::Decided => &mut counts.decided,
-                Outcome::Tie => &mut counts.tie,
-                Outcome::Abstained => &mut counts.abstained,
-                Outcome::Unparseable => &mut counts.unparseable,
-                Outcome::Refused => &mut counts.refused,
-                Outcome::Truncated => &mut counts.truncated,
-                Outcome::Failed => &mut counts.failed,
-                Outcome::NotRun => &mut counts.not_run,
-            } += 1;
+            counts.add(outcome);
         }
         counts
+    }
+
+    /// Counts one more.
+    pub fn add(&mut self, outcome: Outcome) {
+        self.rows += 1;
+        *self.field(outcome) += 1;
+    }
+
+    /// Rows with this outcome.
+    #[must_use]
+    pub fn count(mut self, outcome: Outcome) -> u64 {
+        *self.field(outcome)
+    }
+
+    fn field(&mut self, outcome: Outcome) -> &mut u64 {
+        match outcome {
+            Outcome::Decided => &mut self.decided,
+            Outcome::Tie => &mut self.tie,
+            Outcome::Abstained => &mut self.abstained,
+            Outcome::Unparseable => &mut self.unparseable,
+            Outcome::Refused => &mut self.refused,
+            Outcome::Truncated => &mut self.truncated,
+            Outcome::Failed => &mut self.failed,
+            Outcome::NotRun => &mut self.not_run,
+        }
     }
 }
 
@@ -126,125 +142,190 @@ impl JudgeSummary {
         judgments: &[Judgment],
         labels: Option<&[Option<Verdict>]>,
     ) -> Result<Self> {
-        let outcomes = OutcomeCounts::of(judgments.iter().map(|j| j.outcome));
-        let human = match labels {
-            None => None,
-            Some(labels) => {
-                same_len("a summary with labels", judgments.len(), labels.len())?;
-                HumanAgreement::of(judgments, labels)?
-            }
-        };
-        Ok(JudgeSummary {
+        if let Some(labels) = labels {
+            same_len("a summary with labels", judgments.len(), labels.len())?;
+        }
+        let mut builder = SummaryBuilder::default();
+        for (i, judgment) in judgments.iter().enumerate() {
+            builder.add(judgment, labels.and_then(|labels| labels[i]));
+        }
+        Ok(builder.finish())
+    }
+}
+
+/// Makes a [`JudgeSummary`] of judgments that are added one at a time, as they are finished: their
+/// order changes nothing.
+///
+/// Memory: the differences in length that occur, and 8 bytes for each decided row with a label.
+#[derive(Clone, Debug, Default)]
+pub struct SummaryBuilder {
+    outcomes: OutcomeCounts,
+    readings: Readings,
+    lengths: Lengths,
+    human: Human,
+}
+
+impl SummaryBuilder {
+    /// Adds a judgment, with the human choice where there is one.
+    pub fn add(&mut self, judgment: &Judgment, label: Option<Verdict>) {
+        self.outcomes.add(judgment.outcome);
+        if let Some((p, q)) = both_orders(judgment) {
+            self.readings.add(p, q);
+        }
+        self.lengths.add(judgment);
+        match label {
+            Some(Verdict::A) => self.human.add(judgment, true),
+            Some(Verdict::B) => self.human.add(judgment, false),
+            Some(Verdict::Tie) => self.human.label_ties += 1,
+            Some(Verdict::Unparseable) | None => {}
+        }
+    }
+
+    /// Rows so far, by how they ended.
+    #[must_use]
+    pub fn outcomes(&self) -> &OutcomeCounts {
+        &self.outcomes
+    }
+
+    /// The figures.
+    #[must_use]
+    pub fn finish(self) -> JudgeSummary {
+        let outcomes = self.outcomes;
+        JudgeSummary {
             outcomes,
             undecided: Proportion::new(outcomes.rows - outcomes.decided, outcomes.rows),
-            position: position_bias(judgments),
-            length: length_preference(judgments),
-            human,
+            position: self.readings.bias(),
+            length: self.lengths.preference(),
+            human: self.human.agreement(),
+        }
+    }
+}
+
+/// Agreeing rows, and all.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share(u64, u64);
+
+impl Share {
+    fn add(&mut self, agrees: bool) {
+        self.0 += u64::from(agrees);
+        self.1 += 1;
+    }
+
+    fn proportion(self) -> Option<Proportion> {
+        Proportion::new(self.0, self.1)
+    }
+}
+
+/// What [`HumanAgreement`] is made of.
+#[derive(Clone, Debug)]
+struct Human {
+    labeled: u64,
+    label_ties: u64,
+    agreement: Share,
+    both_orders: Share,
+    given_order: Share,
+    swapped_order: Share,
+    by_length: [(u64, u64); LENGTH_EDGES.len() + 1],
+    squares: Exact,
+    surprise: Exact,
+    bins: Bins,
+    /// A decided row: a hash of its prompt, whose last bit says whether the row agrees.
+    prompts: Vec<u64>,
+}
+
+impl Default for Human {
+    fn default() -> Self {
+        Human {
+            labeled: 0,
+            label_ties: 0,
+            agreement: Share::default(),
+            both_orders: Share::default(),
+            given_order: Share::default(),
+            swapped_order: Share::default(),
+            by_length: Default::default(),
+            squares: Exact::default(),
+            surprise: Exact::default(),
+            bins: Bins::equal_width(ECE_BINS),
+            prompts: Vec::new(),
+        }
+    }
+}
+
+impl Human {
+    /// Adds a judgment with the side that a person chose.
+    fn add(&mut self, judgment: &Judgment, label: bool) {
+        self.labeled += 1;
+        let in_order = |order| {
+            let p = reading(judgment, order)?;
+            (p != 0.5).then_some((p > 0.5) == label)
+        };
+        if let Some(agrees) = in_order(PresentationOrder::Given) {
+            self.given_order.add(agrees);
+        }
+        if let Some(agrees) = in_order(PresentationOrder::Swapped) {
+            self.swapped_order.add(agrees);
+        }
+        let Some((p, verdict)) = judgment.p_first.get().zip(first_won(judgment)) else {
+            return;
+        };
+        let (agrees, confidence) = (verdict == label, p.max(1.0 - p));
+        self.agreement.add(agrees);
+        if both_orders(judgment).is_some() {
+            self.both_orders.add(agrees);
+        }
+        // Words of the response that the label prefers less words of the other.
+        let difference = difference(judgment);
+        let towards = if label { difference } else { -difference };
+        count_by_length(&LENGTH_EDGES, &mut self.by_length, towards, agrees);
+        self.squares.add(square(confidence, agrees));
+        self.surprise.add(surprise(confidence, agrees));
+        self.bins.add(confidence, agrees);
+        let hash = seed::derive(0, &[&judgment.prompt.to_text()]);
+        self.prompts.push((hash & !1) | u64::from(agrees));
+    }
+
+    fn agreement(self) -> Option<HumanAgreement> {
+        if self.labeled == 0 && self.label_ties == 0 {
+            return None;
+        }
+        let (given, swapped) = (self.given_order, self.swapped_order);
+        let decided = self.agreement.1;
+        let mean = |sum: Exact| (decided > 0).then(|| sum.value() / decided as f64);
+        let reliability = self.bins.reliability();
+        // What is left undefined below is so for want of rows, or because all labels are alike.
+        Some(HumanAgreement {
+            labeled: self.labeled,
+            label_ties: self.label_ties,
+            agreement: self.agreement.proportion(),
+            both_orders: self.both_orders.proportion(),
+            single_order: Share(given.0 + swapped.0, given.1 + swapped.1).proportion(),
+            given_order: given.proportion(),
+            swapped_order: swapped.proportion(),
+            by_length: length_bins(&LENGTH_EDGES, &self.by_length),
+            brier: mean(self.squares),
+            log_loss: mean(self.surprise),
+            ece: (decided > 0).then(|| error_of(&reliability)),
+            reliability,
+            agreement_by_prompt: by_prompt(self.prompts),
         })
     }
 }
 
-impl HumanAgreement {
-    fn of(judgments: &[Judgment], labels: &[Option<Verdict>]) -> Result<Option<Self>> {
-        let label_ties = labels.iter().filter(|l| **l == Some(Verdict::Tie)).count() as u64;
-        let rows: Vec<(&Judgment, bool)> = judgments
-            .iter()
-            .zip(labels)
-            .filter_map(|(judgment, label)| match label {
-                Some(Verdict::A) => Some((judgment, true)),
-                Some(Verdict::B) => Some((judgment, false)),
-                Some(Verdict::Tie | Verdict::Unparseable) | None => None,
-            })
-            .collect();
-        if rows.is_empty() && label_ties == 0 {
-            return Ok(None);
-        }
-
-        let decided: Vec<Decided<'_>> = rows
-            .iter()
-            .filter_map(|&(judgment, label)| {
-                let p = judgment.p_first.get()?;
-                Some(Decided {
-                    judgment,
-                    verdict: first_won(judgment)?,
-                    label,
-                    confidence: p.max(1.0 - p),
-                })
-            })
-            .collect();
-        let agrees: Vec<bool> = decided.iter().map(Decided::agrees).collect();
-        let confidence: Vec<f64> = decided.iter().map(|d| d.confidence).collect();
-        let in_order = |order| {
-            rows.iter().filter_map(move |&(judgment, label)| {
-                let p = reading(judgment, order)?;
-                (p != 0.5).then_some((p > 0.5) == label)
-            })
-        };
-        let (given, swapped) = (PresentationOrder::Given, PresentationOrder::Swapped);
-        let difference: Vec<i64> = decided.iter().map(Decided::label_length).collect();
-        let bins = Binning::EqualWidth(ECE_BINS);
-        // What is left undefined below is so for want of rows, or because all labels are alike.
-        Ok(Some(HumanAgreement {
-            labeled: rows.len() as u64,
-            label_ties,
-            agreement: Proportion::of(agrees.iter().copied()),
-            agreement_by_prompt: by_prompt(&decided),
-            both_orders: Proportion::of(
-                decided
-                    .iter()
-                    .filter(|d| both_orders(d.judgment).is_some())
-                    .map(Decided::agrees),
-            ),
-            single_order: Proportion::of(in_order(given).chain(in_order(swapped))),
-            given_order: Proportion::of(in_order(given)),
-            swapped_order: Proportion::of(in_order(swapped)),
-            by_length: agreement_by_length(&difference, &agrees, &LENGTH_EDGES)?,
-            brier: brier(&confidence, &agrees).ok(),
-            log_loss: log_loss(&confidence, &agrees).ok(),
-            ece: ece(&confidence, &agrees, bins).ok(),
-            reliability: reliability(&confidence, &agrees, bins).unwrap_or_default(),
-        }))
-    }
-}
-
-/// A decided judgment with its label.
-struct Decided<'a> {
-    judgment: &'a Judgment,
-    /// The judge prefers the response given first.
-    verdict: bool,
-    /// The person does.
-    label: bool,
-    confidence: f64,
-}
-
-impl Decided<'_> {
-    fn agrees(&self) -> bool {
-        self.verdict == self.label
-    }
-
-    /// Words of the response that the label prefers less words of the other.
-    fn label_length(&self) -> i64 {
-        let length = |text: &str| i64::try_from(words(text)).unwrap_or(i64::MAX);
-        let difference =
-            length(&self.judgment.response_a).saturating_sub(length(&self.judgment.response_b));
-        if self.label { difference } else { -difference }
-    }
-}
-
-fn by_prompt(decided: &[Decided<'_>]) -> Option<BootstrapInterval> {
-    let groups: Vec<String> = decided
-        .iter()
-        .map(|d| d.judgment.prompt.to_text())
+/// The bootstrap over prompts, drawn in the order of their hashes; `None` where each has one row.
+fn by_prompt(mut rows: Vec<u64>) -> Option<BootstrapInterval> {
+    rows.sort_unstable();
+    let groups: Vec<(u64, u64)> = rows
+        .chunk_by(|a, b| a >> 1 == b >> 1)
+        .map(|rows| (rows.iter().map(|row| row & 1).sum(), rows.len() as u64))
         .collect();
-    let mut distinct: Vec<&String> = groups.iter().collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    if distinct.len() == groups.len() {
+    if groups.len() == rows.len() {
         return None;
     }
-    let share = |sample: &[&Decided<'_>]| {
-        let agree = sample.iter().filter(|d| d.agrees()).count();
-        (!sample.is_empty()).then(|| agree as f64 / sample.len() as f64)
+    drop(rows);
+    let share = |sample: &[&(u64, u64)]| {
+        let agree: u64 = sample.iter().map(|(agree, _)| agree).sum();
+        let all: u64 = sample.iter().map(|(_, all)| all).sum();
+        (all > 0).then(|| agree as f64 / all as f64)
     };
-    bootstrap_clustered(decided, &groups, share, &Bootstrap::new(0)).ok()
+    bootstrap(&groups, share, &Bootstrap::new(0)).ok()
 }

@@ -34,9 +34,9 @@ pub struct Verdicts {
 /// # Errors
 /// As [`super::read`]; rows that cannot be read are in [`Verdicts::faults`].
 pub fn read_verdicts(path: &Path) -> Result<Verdicts> {
-    let (_, values) = files::read_values(path)?;
     let mut verdicts = Verdicts::default();
-    for (line, value) in values {
+    for value in files::Values::open(path)? {
+        let (line, value) = value?;
         match value.and_then(|value| of_row(&value)) {
             Ok(found) => verdicts.judgments.extend(found),
             Err(message) => verdicts.faults.push(RowFault { line, message }),

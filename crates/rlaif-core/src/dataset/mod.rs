@@ -19,6 +19,7 @@ mod columns;
 mod files;
 mod human;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -28,6 +29,8 @@ pub use human::{Verdicts, read_verdicts};
 use crate::error::Result;
 use crate::message::Prompt;
 use crate::outcome::Probability;
+use crate::run::sha256_file;
+use crate::table::{Table, hash_of};
 
 /// One row of a dataset.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,33 +71,87 @@ pub struct Dataset {
     pub sha256: String,
 }
 
-/// Reads a file: `.jsonl`, `.json` (lines, a list, or nested texts), both also `.gz`, or
-/// `.parquet`.
+/// A file's rows, one at a time, in the file's order; a row that cannot be read comes as its fault.
+///
+/// Memory: 16 bytes a row, by which an id that comes again is known, and one row (a batch of a
+/// Parquet file; all of a JSON document that is not one value a line).
+pub struct Reader {
+    values: files::Values,
+    ids: Table,
+    again: HashMap<u64, usize>,
+}
+
+impl Reader {
+    /// Opens a file: `.jsonl`, `.json` (lines, a list, or nested texts), both also `.gz`, or
+    /// `.parquet`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`], or [`crate::Error::Format`] where the file as a whole cannot be read.
+    /// What is wrong further on (a damaged archive) comes as an error in its place.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Reader {
+            values: files::Values::open(path)?,
+            ids: Table::default(),
+            again: HashMap::new(),
+        })
+    }
+
+    /// Share of the file that was read, in [0, 1].
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.values.share()
+    }
+
+    /// How often this id has come, this time included.
+    fn times(&mut self, id: &str) -> usize {
+        let hash = hash_of(id);
+        if self.ids.get(hash).next().is_none() {
+            self.ids.insert(hash, 0);
+            return 1;
+        }
+        let again = self.again.entry(hash).or_insert(1);
+        *again += 1;
+        *again
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<std::result::Result<Row, RowFault>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (line, value) = match self.values.next()? {
+            Ok(read) => read,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(Ok(match value.and_then(columns::row) {
+            Err(message) => Err(RowFault { line, message }),
+            Ok(mut row) => {
+                row.line = line;
+                let times = self.times(&row.id);
+                if times > 1 {
+                    row.id = format!("{}-{times}", row.id);
+                }
+                Ok(row)
+            }
+        }))
+    }
+}
+
+/// Reads a whole file, as [`Reader::open`] says.
 ///
 /// # Errors
-/// [`crate::Error::Io`], or [`crate::Error::Format`] where the file as a whole cannot be read.
-/// Single rows that cannot be read are in [`Dataset::faults`].
+/// As [`Reader::open`]. Single rows that cannot be read are in [`Dataset::faults`].
 pub fn read(path: &Path) -> Result<Dataset> {
-    let (bytes_hash, values) = files::read_values(path)?;
     let mut dataset = Dataset {
         path: path.to_path_buf(),
         rows: Vec::new(),
         faults: Vec::new(),
-        sha256: bytes_hash,
+        sha256: sha256_file(path)?,
     };
-    let mut ids = std::collections::HashMap::<String, usize>::new();
-    for (line, value) in values {
-        match value.and_then(columns::row) {
-            Err(message) => dataset.faults.push(RowFault { line, message }),
-            Ok(mut row) => {
-                row.line = line;
-                let seen = ids.entry(row.id.clone()).or_default();
-                *seen += 1;
-                if *seen > 1 {
-                    row.id = format!("{}-{seen}", row.id);
-                }
-                dataset.rows.push(row);
-            }
+    for row in Reader::open(path)? {
+        match row? {
+            Ok(row) => dataset.rows.push(row),
+            Err(fault) => dataset.faults.push(fault),
         }
     }
     Ok(dataset)
