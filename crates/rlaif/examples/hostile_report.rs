@@ -83,6 +83,7 @@ fn main() -> Result<(), Error> {
     let page = Page {
         title: "Texts that try to break out",
         judgments: &judgments,
+        sample_of: judgments.len(),
         revisions: &revisions,
         summary: &summary,
         training: &training,

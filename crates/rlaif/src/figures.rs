@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use rlaif_core::{Judgment, Outcome, Verdict};
+use rlaif_eval::summary::OutcomeCounts;
 use rlaif_eval::{JudgeSummary, Proportion};
 use serde::Serialize;
 
@@ -97,10 +98,10 @@ impl Totals {
 
 /// Rows by outcome in one line: `46 decided, 3 tie, 1 unparseable`.
 #[must_use]
-pub fn outcome_line(judgments: &[Judgment]) -> String {
+pub fn outcome_counts(counts: &OutcomeCounts) -> String {
     let parts: Vec<String> = Outcome::ALL
         .iter()
-        .map(|o| (judgments.iter().filter(|j| j.outcome == *o).count(), o))
+        .map(|o| (counts.count(*o), o))
         .filter(|(n, _)| *n > 0)
         .map(|(n, o)| format!("{n} {o}"))
         .collect();
@@ -108,6 +109,16 @@ pub fn outcome_line(judgments: &[Judgment]) -> String {
         "no rows".into()
     } else {
         parts.join(", ")
+    }
+}
+
+/// The side that P(the first is better) takes.
+#[must_use]
+pub fn side(p: f64) -> Verdict {
+    match p.total_cmp(&0.5) {
+        Ordering::Greater => Verdict::A,
+        Ordering::Less => Verdict::B,
+        Ordering::Equal => Verdict::Tie,
     }
 }
 
@@ -120,14 +131,10 @@ pub fn summary(
     judgments: &[Judgment],
     labels: &BTreeMap<String, f64>,
 ) -> Result<JudgeSummary, Error> {
-    let side = |j: &Judgment| {
-        labels.get(&j.id).map(|p| match p.total_cmp(&0.5) {
-            Ordering::Greater => Verdict::A,
-            Ordering::Less => Verdict::B,
-            Ordering::Equal => Verdict::Tie,
-        })
-    };
-    let sides: Vec<Option<Verdict>> = judgments.iter().map(side).collect();
+    let sides: Vec<Option<Verdict>> = judgments
+        .iter()
+        .map(|j| labels.get(&j.id).copied().map(side))
+        .collect();
     let labels = (!labels.is_empty()).then_some(sides.as_slice());
     JudgeSummary::from_judgments(judgments, labels)
         .map_err(|e| Error::input(format!("the labels cannot be summarized: {e}"), ""))

@@ -185,15 +185,11 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// How many rows may fail from the start, with none answered, before the endpoint counts as down.
 const DOWN_AFTER: usize = 8;
 
-/// Runs `row` over all items that the log does not hold yet, `concurrency` at a time, and appends
-/// each record as it is finished. Records with an open outcome (`failed`) are kept for this run's
-/// file, and asked again by the next run.
-///
-/// Memory: keys, and the records in flight.
+/// Runs `row` over all items that the log does not hold yet, as [`stream_rows`] does.
 ///
 /// # Errors
-/// [`Error::Stopped`] where the run was stopped or a model cannot be asked at all; what is
-/// finished is in the log. [`Error::TooManyFailed`] is left to the caller, who has the artefact.
+/// As [`stream_rows`], and [`Error::Stopped`] where the run was stopped or a model cannot be asked
+/// at all; what is finished is in the log.
 pub async fn for_each_row<T, R, F, Fut>(
     items: Vec<(String, T)>,
     log: &mut RowLog,
@@ -205,39 +201,99 @@ where
     F: Fn(T) -> Fut,
     Fut: Future<Output = Result<R, FeedbackError>>,
 {
-    let mut tally = Tally {
-        rows: items.len(),
-        ..Tally::default()
-    };
+    let before = census::<R>(items.iter().map(|(key, _)| Ok(key.as_str())), log)?;
+    let items = items.into_iter().map(Ok);
+    match stream_rows(items, before, log, options, row).await? {
+        (tally, None) => Ok(tally),
+        (_, Some(stopped)) => Err(stopped),
+    }
+}
+
+/// Counts rows, and what a log holds of them that needs no further asking.
+///
+/// # Errors
+/// The log's own, and those of the keys.
+pub fn census<R: Ended>(
+    keys: impl IntoIterator<Item = Result<impl AsRef<str>, Error>>,
+    log: &RowLog,
+) -> Result<Tally, Error> {
+    let mut tally = Tally::default();
     for outcome in Outcome::ALL {
         tally.outcomes.insert(outcome.as_str(), 0);
     }
-    let mut open = Vec::new();
-    for (key, item) in items {
-        match log.get::<R>(&key)? {
-            Some(record) if !record.outcome().is_open() => {
-                *tally.outcomes.entry(record.outcome().as_str()).or_default() += 1;
-                tally.reused += 1;
-                tally.cached_calls += u64::from(record.cost().calls);
-            }
-            _ => open.push((key, item)),
+    for key in keys {
+        tally.rows += 1;
+        if let Some(record) = closed::<R>(log, key?.as_ref())? {
+            *tally.outcomes.entry(record.outcome().as_str()).or_default() += 1;
+            tally.reused += 1;
+            tally.cached_calls += u64::from(record.cost().calls);
         }
     }
+    Ok(tally)
+}
+
+/// A row's record, where it needs no further asking.
+fn closed<R: Ended>(log: &RowLog, key: &str) -> Result<Option<R>, Error> {
+    let record = log.get::<R>(key)?;
+    Ok(record.filter(|record| !record.outcome().is_open()))
+}
+
+/// Runs `row` over all items that the log does not hold yet, `concurrency` at a time, and appends
+/// each record as it is finished. Records with an open outcome (`failed`) are kept for this run's
+/// file, and asked again by the next run. `before` is the [`census`] of the same items.
+///
+/// Beside the tally stands [`Error::Stopped`], where the run was stopped or a model cannot be asked
+/// at all; rows that were not reached are counted as `not_run`. That too many failed is for the
+/// caller to say, who has the artefact.
+///
+/// Memory: the items and records in flight.
+///
+/// # Errors
+/// Those of the items, of the log, and of settings that no row can be run with.
+pub async fn stream_rows<T, R, F, Fut>(
+    items: impl IntoIterator<Item = Result<(String, T), Error>>,
+    before: Tally,
+    log: &mut RowLog,
+    options: &RunOptions<'_>,
+    row: F,
+) -> Result<(Tally, Option<Error>), Error>
+where
+    R: Ended,
+    F: Fn(T) -> Fut,
+    Fut: Future<Output = Result<R, FeedbackError>>,
+{
+    let mut tally = before;
     let total = tally.rows;
-    options
-        .progress
-        .start(options.stage, total, total - open.len());
+    options.progress.start(options.stage, total, tally.reused);
     let row = &row;
-    let mut open = open.into_iter();
+    // Nothing to ask: the items are not even read.
+    let mut items = (tally.reused < total)
+        .then_some(items)
+        .into_iter()
+        .flatten();
     let mut rows = FuturesUnordered::new();
     let mut cause: Option<ModelError> = None;
     let (mut answered, mut failed_first) = (tally.reused, 0usize);
     let mut synced = Instant::now();
+    let mut passed = 0;
     loop {
         while rows.len() < options.concurrency.rows() && !options.stop.is_requested() {
-            let Some((key, item)) = open.next() else {
+            let Some(next) = items.next() else {
                 break;
             };
+            let (key, item) = next?;
+            let held = match tally.reused {
+                0 => None,
+                _ => closed::<R>(log, &key)?,
+            };
+            if let Some(record) = held {
+                passed += 1;
+                // More than were finished before: an equal row was finished in this run.
+                if passed > tally.reused {
+                    *tally.outcomes.entry(record.outcome().as_str()).or_default() += 1;
+                }
+                continue;
+            }
             rows.push(async move { (key, row(item).await) });
         }
         let Some((key, result)) = rows.next().await else {
@@ -282,39 +338,18 @@ where
     log.sync()?;
     options.progress.finish(options.stage);
     let ended: usize = tally.outcomes.values().sum();
-    if ended < total || cause.is_some() {
-        // A row that failed is kept as such, and asked again: it is not done.
-        let done = tally.closed();
-        return Err(Error::Stopped {
-            stage: options.stage.to_owned(),
-            done,
-            total,
-            cause,
-        });
+    if ended == total && cause.is_none() {
+        return Ok((tally, None));
     }
-    Ok(tally)
-}
-
-/// Counts what a log holds of the rows that a run did not reach the end of; those that it does not
-/// hold are `not_run`.
-///
-/// # Errors
-/// The log's own.
-pub fn tally_of<R: Ended>(keys: &[String], log: &RowLog) -> Result<Tally, Error> {
-    let mut tally = Tally {
-        rows: keys.len(),
-        ..Tally::default()
+    // A row that failed is kept as such, and asked again: it is not done.
+    let stopped = Error::Stopped {
+        stage: options.stage.to_owned(),
+        done: tally.closed(),
+        total,
+        cause,
     };
-    for outcome in Outcome::ALL {
-        tally.outcomes.insert(outcome.as_str(), 0);
-    }
-    for key in keys {
-        let outcome = log
-            .get::<R>(key)?
-            .map_or(Outcome::NotRun, |record| record.outcome());
-        *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
-    }
-    Ok(tally)
+    *tally.outcomes.entry(Outcome::NotRun.as_str()).or_default() += total.saturating_sub(ended);
+    Ok((tally, Some(stopped)))
 }
 
 /// The gate on failed rows: an answer that came but could not be used is an outcome of its own

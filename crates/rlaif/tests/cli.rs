@@ -697,3 +697,46 @@ async fn rows_that_a_dead_server_failed_are_not_counted_as_answered() {
     let output = done(rlaif(folder.path(), &["run", "recipe.toml"])).await;
     assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
+
+/// A finished output is neither paid for again nor replaced, and an ending is not a lie.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_output_is_asked_for_again_only_by_overwrite() {
+    let server = server(Duration::ZERO).await;
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "pairs.jsonl", PAIRS);
+    let critic = format!("{}/v1#judge", server.uri());
+    let judge = |more: &[&str]| {
+        let mut args = vec![
+            "judge",
+            "pairs.jsonl",
+            "--constitution",
+            "default.toml",
+            "--critic",
+            &critic,
+        ];
+        args.extend(more);
+        rlaif(folder.path(), &args)
+    };
+    let first = done(judge(&["--out", "out.jsonl"])).await;
+    assert_eq!(code(&first), 0, "{}", stderr(&first));
+    let asked = server.received_requests().await.unwrap().len();
+    let text = std::fs::read(folder.path().join("out.jsonl")).unwrap();
+    let second = done(judge(&["--out", "out.jsonl"])).await;
+    assert_eq!(code(&second), 2, "{}", stderr(&second));
+    assert!(
+        stderr(&second).contains("nothing was asked"),
+        "{}",
+        stderr(&second)
+    );
+    assert_eq!(server.received_requests().await.unwrap().len(), asked);
+    let again = done(judge(&["--out", "out.jsonl", "--overwrite"])).await;
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    assert!(server.received_requests().await.unwrap().len() > asked);
+    assert_eq!(
+        std::fs::read(folder.path().join("out.jsonl")).unwrap(),
+        text
+    );
+    let table = done(judge(&["--out", "out.csv"])).await;
+    assert_eq!(code(&table), 2, "{}", stderr(&table));
+    assert!(stderr(&table).contains(".parquet"), "{}", stderr(&table));
+}

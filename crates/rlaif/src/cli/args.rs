@@ -238,6 +238,9 @@ pub struct FilesArgs {
     /// At most so many rows of the input.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
+    /// Ask for everything again where the output exists and is finished.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,7 @@
 //! How to judge, as arguments; and the verb `rate`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use rlaif::error::Error;
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::args::{EndpointArgs, FilesArgs, Global};
-use super::loose::{Desk, judged_row, no_completions, not_run, rater_name, with_columns};
+use super::desk::{Desk, Work};
+use super::loose::{judged_row, not_run, rater_name, with_columns};
 use super::models::weighted;
 
 /// A word of a recipe, on the command line.
@@ -276,29 +278,30 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
     })?;
     let scorer = judges::scorer_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
     let settings = judges::scorer_settings(&scorer);
-    let items: Vec<_> = desk
-        .dataset
-        .rows
-        .iter()
-        .filter(|row| !row.completions.is_empty())
-        .map(|row| {
-            let prompt = fixed(&row.prompt);
-            let mut parts = vec!["rate", &settings, &row.id, &prompt];
-            parts.extend(row.completions.iter().map(String::as_str));
-            (rlaif::rows::row_key(&parts), row)
-        })
-        .collect();
-    if items.is_empty() {
-        return Err(no_completions(&args.files, "a completion to score"));
-    }
     let scorer: &Scorer = &scorer;
     let (tally, gate) = desk
         .work(
-            "rate",
-            &args.files.out,
-            &args.endpoint,
-            items,
-            |row: &Row| async move {
+            Work {
+                verb: "rate",
+                files: &args.files,
+                endpoint: &args.endpoint,
+                wanted: "a completion to score",
+            },
+            || {
+                let rows = desk.input.rows()?;
+                let some = |row: &Result<Arc<Row>, Error>| {
+                    row.as_ref().map_or(true, |row| !row.completions.is_empty())
+                };
+                Ok(rows.filter(some).map(|row| {
+                    let row = row?;
+                    let prompt = fixed(&row.prompt);
+                    let mut parts = vec!["rate", &settings, &row.id, &prompt];
+                    parts.extend(row.completions.iter().map(String::as_str));
+                    Ok((rlaif::rows::row_key(&parts), row))
+                }))
+            },
+            |row: Arc<Row>| async move {
+                let row = &*row;
                 let asked = row
                     .completions
                     .iter()
@@ -316,9 +319,9 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 }
                 Ok(RatedRow { ratings: rated })
             },
-            |row, rated: Option<&RatedRow>| match rated {
+            |row, rated: Option<RatedRow>| match rated {
                 Some(rated) => {
-                    let mut added = columns(&row.completions, rated, &scorer.model);
+                    let mut added = columns(&row.completions, &rated, &scorer.model);
                     if let (false, Some(map)) = (
                         row.columns.contains_key("instruction"),
                         added.as_object_mut(),
@@ -329,6 +332,7 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 }
                 None => not_run(row, json!({"rlaif_id": row.id})),
             },
+            [],
         )
         .await?;
     let words = format!(
@@ -393,28 +397,29 @@ pub async fn contrast(args: &ContrastArgs, global: &Global) -> Result<u8, Error>
         &by.sampling,
         by.seed,
     ));
-    let items: Vec<_> = desk
-        .dataset
-        .rows
-        .iter()
-        .map(|row| {
-            let prompt = fixed(&row.prompt);
-            let key = rlaif::rows::row_key(&["contrast", &settings, &row.id, &prompt]);
-            (key, row)
-        })
-        .collect();
     let by = &by;
     let (tally, gate) = desk
         .work(
-            "contrast",
-            &args.files.out,
-            &args.endpoint,
-            items,
-            |row: &Row| async move { rlaif_feedback::contrast(by, &row.id, &row.prompt).await },
-            |row, pair: Option<&Judgment>| match pair {
-                Some(pair) => judged_row(row, pair),
+            Work {
+                verb: "contrast",
+                files: &args.files,
+                endpoint: &args.endpoint,
+                wanted: "a prompt",
+            },
+            || {
+                Ok(desk.input.rows()?.map(|row| {
+                    let row = row?;
+                    let prompt = fixed(&row.prompt);
+                    let key = rlaif::rows::row_key(&["contrast", &settings, &row.id, &prompt]);
+                    Ok((key, row))
+                }))
+            },
+            |row: Arc<Row>| async move { rlaif_feedback::contrast(by, &row.id, &row.prompt).await },
+            |row, pair: Option<Judgment>| match pair {
+                Some(pair) => judged_row(row, &pair),
                 None => not_run(row, json!({"rlaif_id": row.id})),
             },
+            [],
         )
         .await?;
     let words = format!(

@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::args::Global;
-use super::loose::{note_faults, stop_on_interrupt};
+use super::desk::stop_on_interrupt;
+use super::input::note_faults;
 use super::show::Bars;
 
 #[derive(Args)]
@@ -250,7 +251,7 @@ pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
     write_rows(&args.out, &lines)?;
     let keys: Vec<String> = items.into_iter().map(|(key, _)| key).collect();
     let gate = check_failed("sample", &tally, 0.01, || {
-        rlaif::stages::commonest_error::<Sampled>(&log, &keys)
+        rlaif::stages::commonest_error::<Sampled>(&log, keys.iter().map(Ok))
     });
     drop(log);
     if gate.is_ok() {

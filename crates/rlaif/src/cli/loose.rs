@@ -1,362 +1,25 @@
 //! One stage on files that the user has: `critique`, `revise`, `judge`.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use rlaif::error::Error;
-use rlaif::figures::{self, Totals};
+use rlaif::figures;
 use rlaif::progress::Progress;
-use rlaif::rows::{Ended, RunOptions, Stop, Tally, check_failed, for_each_row, tally_of};
-use rlaif::stages::{commonest_error, critique as critiques, judge as judges, revise as revisions};
+use rlaif::rows::Ended as _;
+use rlaif::stages::{critique as critiques, judge as judges, revise as revisions};
 use rlaif::views::Views;
-use rlaif::{
-    Constitution, Critique, CritiqueConfig, Judgment, Model, Outcome, Prompt, ReviseConfig,
-};
-use rlaif_core::dataset::{self, Dataset, Row};
-use rlaif_core::export::write_rows;
+use rlaif::{Critique, CritiqueConfig, Judgment, Outcome, Prompt, ReviseConfig};
+use rlaif_core::dataset::{self, Row};
+use rlaif_core::export::RowWriter;
 use rlaif_core::pairs::{Pairs, pairs};
-use rlaif_core::rowlog::RowLog;
 use rlaif_core::{Cost, Rater, seed};
+use rlaif_eval::summary::SummaryBuilder;
 use rlaif_feedback::FeedbackError;
 use serde_json::{Map, Value, json};
 
-#[cfg(unix)]
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::args::{
-    CritiqueArgs, EndpointArgs, FilesArgs, Global, JudgeArgs, ReviseArgs, RunLimits,
-};
-use super::dashboard::Dashboard;
-use super::metrics;
-use super::models::{JOURNAL, Models, width_of};
-use super::show::Bars;
-
-/// What every loose verb begins with.
-pub struct Desk {
-    pub constitution: Constitution,
-    pub dataset: Dataset,
-    pub progress: Arc<dyn Progress>,
-    bars: Arc<Bars>,
-    models: Models,
-    stop: Stop,
-    pub seed: u64,
-    begun: Instant,
-    log_path: PathBuf,
-    keeps_log: bool,
-    served: std::cell::Cell<bool>,
-}
-
-impl Desk {
-    pub fn open(
-        files: &FilesArgs,
-        verb: &str,
-        limits: &RunLimits,
-        global: &Global,
-    ) -> Result<Self, Error> {
-        let constitution = Constitution::read(&files.constitution)?;
-        let mut dataset = dataset::read(&files.input)?;
-        let bars = Arc::new(Bars::new());
-        let progress: Arc<dyn Progress> = Arc::clone(&bars) as Arc<dyn Progress>;
-        note_faults(&dataset, &*progress);
-        if let Some(limit) = files.limit {
-            dataset.rows.truncate(limit);
-        }
-        let whole = |p: &Path| std::fs::canonicalize(p).ok();
-        if let (Some(input), Some(out)) = (whole(&files.input), whole(&files.out))
-            && input == out
-        {
-            return Err(Error::input(
-                format!(
-                    "`{}` is the input and would be overwritten",
-                    files.out.display()
-                ),
-                "give another file by `--out`",
-            ));
-        }
-        if dataset.rows.is_empty() {
-            return Err(Error::input(
-                format!("`{}` has no row that can be read", files.input.display()),
-                "see the table of columns in the README",
-            ));
-        }
-        let (log_path, keeps_log) = match &files.run {
-            Some(folder) => (folder.join("log").join(format!("{verb}.jsonl")), true),
-            None => {
-                let mut name = files.out.as_os_str().to_owned();
-                name.push(".partial");
-                (PathBuf::from(name), false)
-            }
-        };
-        let journal = match &files.run {
-            Some(folder) => folder.join(JOURNAL),
-            None => {
-                let mut name = log_path.as_os_str().to_owned();
-                name.push(".calls");
-                PathBuf::from(name)
-            }
-        };
-        let models = Models::with_ledger(&journal, limits)?;
-        bars.watch(models.watch());
-        let stop = Stop::default();
-        stop_on_interrupt(&stop);
-        Ok(Desk {
-            constitution,
-            dataset,
-            progress,
-            bars,
-            models,
-            stop,
-            seed: global.seed.unwrap_or(0),
-            begun: Instant::now(),
-            log_path,
-            keeps_log,
-            served: std::cell::Cell::new(false),
-        })
-    }
-
-    /// Opens a model that an argument names.
-    pub fn model(&mut self, name: &str, url: &str, args: &EndpointArgs) -> Result<Model, Error> {
-        self.models.of_argument(name, url, args, &self.progress)
-    }
-
-    /// The log that keeps finished rows.
-    pub fn log(&self) -> Result<RowLog, Error> {
-        Ok(RowLog::open(&self.log_path)?)
-    }
-
-    /// Asks for the rows that the log does not hold yet. A budget that is reached is a wish, not a
-    /// fault: it stands beside the count of what it allowed.
-    pub async fn ask<T, R, F, Fut>(
-        &self,
-        verb: &str,
-        endpoint: &EndpointArgs,
-        log: &mut RowLog,
-        items: Vec<(String, T)>,
-        row: F,
-    ) -> Result<(Tally, Option<Error>), Error>
-    where
-        R: Ended,
-        F: Fn(T) -> Fut,
-        Fut: Future<Output = Result<R, FeedbackError>>,
-    {
-        // Several passes of a verb are served at one address.
-        if let Some(address) = endpoint.run.metrics.filter(|_| !self.served.replace(true)) {
-            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
-        }
-        let shown = endpoint.run.dashboard;
-        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
-        let width = self.models.width();
-        let options = RunOptions {
-            stage: verb,
-            concurrency: width_of(&width),
-            max_failed: endpoint.max_failed,
-            progress: &*self.progress,
-            stop: &self.stop,
-        };
-        let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
-        match for_each_row(items, log, &options, row).await {
-            Ok(tally) => Ok((tally, None)),
-            Err(stopped) if is_budget(&stopped) => Ok((tally_of::<R>(&keys, log)?, Some(stopped))),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What the exit code says of a verb's rows: what stopped them, or that too many failed.
-    pub fn gate<R: Ended>(
-        &self,
-        verb: &str,
-        endpoint: &EndpointArgs,
-        (log, keys): (&RowLog, &[String]),
-        tally: &Tally,
-        stopped: Option<Error>,
-    ) -> Result<(), Error> {
-        match stopped {
-            Some(stopped) => Err(stopped),
-            None => check_failed(verb, tally, endpoint.max_failed, || {
-                commonest_error::<R>(log, keys)
-            }),
-        }
-    }
-
-    /// Removes the log where no row is left to ask again.
-    pub fn close(&self, log: RowLog, tally: &Tally) -> Result<(), Error> {
-        drop(log);
-        // Rows that failed are asked again by the same command: the log is what spares the rest.
-        if !self.keeps_log && is_finished(tally) {
-            std::fs::remove_file(&self.log_path)
-                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
-        }
-        Ok(())
-    }
-
-    /// Runs rows and writes them; `line` makes an output row of an item and its record.
-    pub async fn work<T, R, F, Fut>(
-        &self,
-        verb: &str,
-        out: &Path,
-        endpoint: &EndpointArgs,
-        items: Vec<(String, T)>,
-        row: F,
-        line: impl Fn(&T, Option<&R>) -> Value,
-    ) -> Result<(Tally, Result<(), Error>), Error>
-    where
-        T: Clone,
-        R: Ended,
-        F: Fn(T) -> Fut,
-        Fut: Future<Output = Result<R, FeedbackError>>,
-    {
-        let mut log = self.log()?;
-        let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
-        let (tally, stopped) = self
-            .ask(verb, endpoint, &mut log, items.clone(), row)
-            .await?;
-        let mut at = items.iter().map(|(_, item)| item);
-        let mut expand = |record: Option<R>| -> Vec<Value> {
-            at.next()
-                .map(|item| line(item, record.as_ref()))
-                .into_iter()
-                .collect()
-        };
-        let ends = |e: &str| out.extension().is_some_and(|x| x.eq_ignore_ascii_case(e));
-        if ends("gz") || ends("parquet") {
-            let mut rows: Vec<Value> = Vec::with_capacity(keys.len());
-            for key in &keys {
-                rows.extend(expand(log.get(key)?));
-            }
-            write_rows(out, &rows)?;
-        } else {
-            log.write_partial_artifact(&keys, out, |_, record| Ok(expand(record)))?;
-        }
-        let gate = self.gate::<R>(verb, endpoint, (&log, &keys), &tally, stopped);
-        self.close(log, &tally)?;
-        Ok((tally, gate))
-    }
-
-    /// Prints what the verb came to, and turns the gate into the exit code.
-    pub fn end(
-        self,
-        global: &Global,
-        out: &Path,
-        tally: &Tally,
-        gate: Result<(), Error>,
-        extra: Map<String, Value>,
-        words: &str,
-    ) -> Result<u8, Error> {
-        let mut totals = Totals::new(tally, self.begun.elapsed().as_secs_f64());
-        self.models.count(&mut totals);
-        let reached = gate.as_ref().is_err_and(is_budget);
-        if global.json && (gate.is_ok() || reached) {
-            let mut value = serde_json::to_value(&totals).unwrap_or_default();
-            if let Some(map) = value.as_object_mut() {
-                map.insert("malformed".into(), self.dataset.faults.len().into());
-                map.insert("out".into(), out.display().to_string().into());
-                map.insert("budget_reached".into(), reached.into());
-                map.extend(extra);
-            }
-            println!("{value}");
-        }
-        eprintln!("{words}");
-        eprintln!(
-            "{} calls ({} made again, {} taken from before), {} + {} tokens, {:.1} s -> {}",
-            totals.calls,
-            totals.retries,
-            totals.cached,
-            totals.prompt_tokens,
-            totals.completion_tokens,
-            totals.wall_secs,
-            out.display()
-        );
-        if let Some(account) = self.models.account()?.filter(|a| a.settled_usd > 0.0) {
-            eprintln!(
-                "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
-                account.settled_usd, account.unsettled_usd
-            );
-        }
-        if !self.keeps_log && is_finished(tally) {
-            self.models.remove_journal()?;
-        }
-        match gate {
-            Err(error) if reached => {
-                // The object on standard output has been printed already.
-                super::show::error(&error, false);
-                Ok(error.exit_code())
-            }
-            gate => gate.map(|()| 0),
-        }
-    }
-}
-
-/// Writes a verb's page: where it was wanted, else beside the output.
-pub fn write_page(out: &Path, page: Option<&Path>, html: &str) -> Result<(), Error> {
-    let beside = out.with_extension("html");
-    rlaif_core::run::write_atomic(page.unwrap_or(&beside), html.as_bytes())?;
-    Ok(())
-}
-
-/// No row is left to ask again.
-fn is_finished(tally: &Tally) -> bool {
-    tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
-}
-
-fn is_budget(error: &Error) -> bool {
-    let cause = match error {
-        Error::Stopped { cause, .. } => cause.as_ref(),
-        _ => None,
-    };
-    matches!(cause, Some(rlaif::ModelError::BudgetReached))
-}
-
-/// Rows that cannot be read are said, with file and line; the others go on.
-pub fn note_faults(dataset: &Dataset, progress: &dyn Progress) {
-    for fault in dataset.faults.iter().take(10) {
-        progress.note(&format!(
-            "{}:{}: {}",
-            dataset.path.display(),
-            fault.line,
-            fault.message
-        ));
-    }
-    let n = dataset.faults.len();
-    if n > 10 {
-        progress.note(&format!(
-            "{}: {} more rows cannot be read",
-            dataset.path.display(),
-            n - 10
-        ));
-    }
-    if n > 0 {
-        progress.note(&format!("{n} of {} rows left out", n + dataset.rows.len()));
-    }
-}
-
-/// Ctrl-C once: rows in flight end, the rest can go on later. Twice: out at once; what is
-/// finished is on disk already.
-pub fn stop_on_interrupt(stop: &Stop) {
-    // A supervisor's way to say it once; it kills what does not end in time.
-    #[cfg(unix)]
-    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
-        if let Ok(mut signal) = signal(kind) {
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                while signal.recv().await.is_some() {
-                    stop.request();
-                }
-            });
-        }
-    }
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.request();
-            eprintln!("stopping: rows in flight end first; Ctrl-C again to stop at once");
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(1);
-        }
-    });
-}
+use super::args::{CritiqueArgs, FilesArgs, Global, JudgeArgs, ReviseArgs};
+use super::desk::{Desk, Work};
 
 /// The input's own columns with those of the output; an input column of the same name is kept as
 /// `input_NAME`.
@@ -399,30 +62,37 @@ pub fn rater_name(rater: &Rater) -> String {
 }
 
 /// One completion of a row.
-#[derive(Clone)]
-struct Answer<'a> {
-    row: &'a Row,
+struct Answer {
+    row: Arc<Row>,
     id: String,
     response: String,
 }
 
-fn answers(dataset: &Dataset) -> Vec<Answer<'_>> {
-    let mut all = Vec::new();
-    for row in &dataset.rows {
-        for (i, response) in row.completions.iter().enumerate() {
-            let id = if row.completions.len() == 1 {
-                row.id.clone()
-            } else {
-                format!("{}/{i}", row.id)
-            };
-            all.push(Answer {
-                row,
-                id,
+/// Every completion of every row, with its key.
+fn answers<'a>(
+    desk: &'a Desk,
+    key: impl Fn(&Answer) -> String + 'a,
+) -> Result<impl Iterator<Item = Result<(String, Answer), Error>> + 'a, Error> {
+    let rows = desk.input.rows()?;
+    Ok(rows.flat_map(move |row| -> Vec<_> {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => return vec![Err(error)],
+        };
+        let all = row.completions.iter().enumerate();
+        all.map(|(i, response)| {
+            let answer = Answer {
+                id: match row.completions.len() {
+                    1 => row.id.clone(),
+                    _ => format!("{}/{i}", row.id),
+                },
+                row: Arc::clone(&row),
                 response: response.clone(),
-            });
-        }
-    }
-    all
+            };
+            Ok((key(&answer), answer))
+        })
+        .collect()
+    }))
 }
 
 pub fn no_completions(files: &FilesArgs, n: &str) -> Error {
@@ -444,31 +114,23 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
     let here = Path::new("");
     let critic = critiques::critic(&config, model, &desk.constitution, here, desk.seed)?;
     let settings = critiques::settings(&critic);
-    let items: Vec<_> = answers(&desk.dataset)
-        .into_iter()
-        .map(|a| {
-            (
-                critiques::key(&settings, &a.id, &a.row.prompt, &a.response),
-                a,
-            )
-        })
-        .collect();
-    if items.is_empty() {
-        return Err(no_completions(&args.files, "a completion to critique"));
-    }
+    let key = |a: &Answer| critiques::key(&settings, &a.id, &a.row.prompt, &a.response);
     let critic = &critic;
     let (tally, gate) = desk
         .work(
-            "critique",
-            &args.files.out,
-            &args.endpoint,
-            items,
-            |a: Answer<'_>| async move {
+            Work {
+                verb: "critique",
+                files: &args.files,
+                endpoint: &args.endpoint,
+                wanted: "a completion to critique",
+            },
+            || answers(&desk, key),
+            |a: Answer| async move {
                 rlaif_feedback::critique(critic, &a.id, 0, &a.row.prompt, &a.response).await
             },
-            |a, c: Option<&Critique>| {
+            |a, c: Option<Critique>| {
                 let Some(c) = c else {
-                    return not_run(a.row, json!({ "rlaif_id": a.id, "response": a.response }));
+                    return not_run(&a.row, json!({ "rlaif_id": a.id, "response": a.response }));
                 };
                 with_columns(
                     &a.row.columns,
@@ -481,6 +143,7 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
                     }),
                 )
             },
+            [],
         )
         .await?;
     let words = format!(
@@ -492,7 +155,7 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
 }
 
 /// The critique that a row holds already, as `rlaif critique` wrote it.
-fn held_critique(answer: &Answer<'_>) -> Option<Critique> {
+fn held_critique(answer: &Answer) -> Option<Critique> {
     let columns = &answer.row.columns;
     let text = columns
         .get("critique")?
@@ -576,18 +239,15 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
         }
         None => None,
     };
-    let answers = answers(&desk.dataset);
-    if answers.is_empty() {
-        return Err(no_completions(&args.files, "a completion to revise"));
+    let (mut all, mut lacking) = (0, 0);
+    for answer in answers(&desk, |_| String::new())? {
+        all += 1;
+        lacking += usize::from(held_critique(&answer?.1).is_none());
     }
-    let lacking = answers
-        .iter()
-        .filter(|a| held_critique(a).is_none())
-        .count();
-    if critic.is_none() && (lacking > 0 || args.steps > 1) {
+    if all > 0 && critic.is_none() && (lacking > 0 || args.steps > 1) {
         return Err(Error::input(
             if lacking > 0 {
-                format!("{lacking} of {} responses have no critique", answers.len())
+                format!("{lacking} of {all} responses have no critique")
             } else {
                 "a chain of more than one step asks for critiques in between".to_owned()
             },
@@ -596,28 +256,26 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
     }
     let settings = revisions::settings(&reviser, critic.as_ref());
     let by = critic.as_ref().map(critiques::settings).unwrap_or_default();
-    let items: Vec<_> = answers
-        .into_iter()
-        .map(|a| {
-            let key = match held_critique(&a) {
-                Some(held) => revisions::key(&settings, &held),
-                None => {
-                    let first = critiques::key(&by, &a.id, &a.row.prompt, &a.response);
-                    rlaif::rows::row_key(&["revise", &settings, &first])
-                }
-            };
-            (key, a)
-        })
-        .collect();
+    let key = |a: &Answer| match held_critique(a) {
+        Some(held) => revisions::key(&settings, &held),
+        None => {
+            let first = critiques::key(&by, &a.id, &a.row.prompt, &a.response);
+            rlaif::rows::row_key(&["revise", &settings, &first])
+        }
+    };
     let (reviser, critic) = (&reviser, critic.as_ref());
-    let made = std::cell::RefCell::new(Vec::<Value>::new());
+    let mut made = args.pairs.as_deref().map(RowWriter::create).transpose()?;
+    let mut unwritten = None;
     let (tally, gate) = desk
         .work(
-            "revise",
-            &args.files.out,
-            &args.endpoint,
-            items,
-            |a: Answer<'_>| async move {
+            Work {
+                verb: "revise",
+                files: &args.files,
+                endpoint: &args.endpoint,
+                wanted: "a completion to revise",
+            },
+            || answers(&desk, key),
+            |a: Answer| async move {
                 let first = match (held_critique(&a), critic) {
                     (Some(held), _) => held,
                     (None, Some(critic)) => {
@@ -632,9 +290,9 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                 };
                 revisions::chain(reviser, critic, first).await
             },
-            |a, chain: Option<&revisions::Chain>| {
+            |a, chain: Option<revisions::Chain>| {
                 let Some(chain) = chain else {
-                    return not_run(a.row, json!({ "rlaif_id": a.id, "response": a.response }));
+                    return not_run(&a.row, json!({ "rlaif_id": a.id, "response": a.response }));
                 };
                 let decided = chain
                     .steps
@@ -644,13 +302,15 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                 let last = chain.steps.last();
                 let text = decided.map(|r| r.text.clone());
                 // By construction, not by a judge: the pair carries no probability.
-                if let Some(r) = decided.filter(|r| r.flags.is_empty()) {
+                if let (Some(made), Some(r)) = (&mut made, decided.filter(|r| r.flags.is_empty())) {
                     let pair = json!({"chosen": r.text, "rejected": a.response});
                     let mut pair = with_columns(&Map::new(), &a.row.prompt, pair);
                     if let Some(map) = pair.as_object_mut() {
                         map.insert("rlaif_id".into(), a.id.clone().into());
                     }
-                    made.borrow_mut().push(pair);
+                    if let Err(error) = made.write(&pair) {
+                        unwritten.get_or_insert(error);
+                    }
                 }
                 let mut completions = vec![a.response.clone()];
                 completions.extend(text.clone());
@@ -669,10 +329,14 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                     }),
                 )
             },
+            [],
         )
         .await?;
-    if let Some(out) = &args.pairs {
-        write_rows(out, &made.into_inner())?;
+    if let Some(error) = unwritten {
+        return Err(error.into());
+    }
+    if let Some(made) = made {
+        made.finish()?;
     }
     let words = format!(
         "{} of {} responses revised",
@@ -699,24 +363,32 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
         None => Vec::new(),
     };
     let settings = judges::settings(&by);
-    let items = pairs_of(&desk, &select, &settings)?;
-    if items.is_empty() {
-        return Err(no_completions(&args.files, "two completions to compare"));
-    }
-    let rows: Vec<&Row> = items.iter().map(|(_, (row, _))| *row).collect();
+    note_short(&desk);
     let judge = &by;
-    let keep = std::cell::RefCell::new(Vec::<Judgment>::new());
+    let mut seen = Seen {
+        people: &people,
+        ranking: args.ranking.is_some().then(Vec::new),
+        page: args.report.is_some().then(|| Sample::new(MAX_ON_PAGE)),
+        summary: SummaryBuilder::default(),
+        views: Views::default(),
+    };
     let (tally, gate) = desk
         .work(
-            "judge",
-            &args.files.out,
-            &args.endpoint,
-            items.clone(),
-            |(_, pair): (&Row, judges::Pair)| async move { judges::judge_pair(judge, pair).await },
-            |(row, pair), j: Option<&Judgment>| match j {
+            Work {
+                verb: "judge",
+                files: &args.files,
+                endpoint: &args.endpoint,
+                wanted: "two completions to compare",
+            },
+            || pairs_of(&desk, &select, &settings),
+            |(_, pair): (Arc<Row>, judges::Pair)| async move {
+                judges::judge_pair(judge, pair).await
+            },
+            |(row, pair), j: Option<Judgment>| match j {
                 Some(j) => {
-                    keep.borrow_mut().push(j.clone());
-                    judged_row(row, j)
+                    let line = judged_row(row, &j);
+                    seen.add(row, j);
+                    line
                 }
                 None => not_run(
                     row,
@@ -727,40 +399,33 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
                     }),
                 ),
             },
+            people
+                .iter()
+                .map(|h| with_columns(&Map::new(), &h.prompt, label_columns(h))),
         )
         .await?;
-    let judgments = keep.into_inner();
-    if !people.is_empty() {
-        let added = people
-            .iter()
-            .map(|h| with_columns(&Map::new(), &h.prompt, label_columns(h)));
-        let mut rows: Vec<Value> = rlaif::stages::read_records(&args.files.out)?;
-        rows.extend(added);
-        write_rows(&args.files.out, &rows)?;
+    if let (Some(out), Some(judgments)) = (&args.ranking, &seen.ranking) {
+        let mut writer = RowWriter::create(out)?;
+        for row in super::ranking::rows(desk.input.rows()?, judgments) {
+            writer.write(&row?)?;
+        }
+        writer.finish()?;
     }
-    if let Some(out) = &args.ranking {
-        write_rows(out, &super::ranking::rows(&desk.dataset, &judgments))?;
-    }
-    let labels: BTreeMap<String, f64> = judgments
-        .iter()
-        .zip(rows)
-        .filter_map(|(j, row)| {
-            let label = row.label.get().or_else(|| said_of(&people, j))?;
-            Some((j.id.clone(), label))
-        })
-        .collect();
-    let summary = figures::summary(&judgments, &labels)?;
-    let mut words = figures::outcome_line(&judgments);
-    let absences = Views::of(&judgments).absences();
-    for line in figures::lines(&summary).into_iter().chain(absences) {
+    let mut words = figures::outcome_counts(seen.summary.outcomes());
+    let summary = seen.summary.finish();
+    for line in figures::lines(&summary)
+        .into_iter()
+        .chain(seen.views.absences())
+    {
         words.push('\n');
         words.push_str(&line);
     }
-    if let Some(page) = &args.report {
+    if let (Some(page), Some(sample)) = (&args.report, seen.page) {
         let title = format!("Labels of {}", args.files.input.display());
         let html = rlaif::report::render(&rlaif::report::Page {
             title: &title,
-            judgments: &judgments,
+            sample_of: sample.seen,
+            judgments: &sample.kept,
             revisions: &[],
             summary: &summary,
             training: &rlaif::report::training::Training::default(),
@@ -809,7 +474,70 @@ fn check_choices(
     Ok(())
 }
 
-pub type PairItem<'a> = (String, (&'a Row, judges::Pair));
+pub type PairItem = (String, (Arc<Row>, judges::Pair));
+
+/// Judgments that a page is made of, at most.
+const MAX_ON_PAGE: usize = 20_000;
+
+/// What is made of judgments as they are written.
+struct Seen<'a> {
+    people: &'a [Judgment],
+    ranking: Option<Vec<Judgment>>,
+    page: Option<Sample>,
+    summary: SummaryBuilder,
+    views: Views,
+}
+
+impl Seen<'_> {
+    fn add(&mut self, row: &Row, judgment: Judgment) {
+        let label = row.label.get().or_else(|| said_of(self.people, &judgment));
+        self.summary.add(&judgment, label.map(figures::side));
+        self.views.add(&judgment);
+        if let Some(ranking) = &mut self.ranking {
+            ranking.push(judgment.clone());
+        }
+        if let Some(page) = &mut self.page {
+            page.add(judgment);
+        }
+    }
+}
+
+/// An even spread of judgments in their order, at most so many: each time it is full, every second
+/// one goes.
+struct Sample {
+    most: usize,
+    step: usize,
+    seen: usize,
+    kept: Vec<Judgment>,
+}
+
+impl Sample {
+    fn new(most: usize) -> Self {
+        Sample {
+            most,
+            step: 1,
+            seen: 0,
+            kept: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, judgment: Judgment) {
+        if self.seen.is_multiple_of(self.step) {
+            if self.kept.len() == self.most {
+                let mut at = 0;
+                self.kept.retain(|_| {
+                    at += 1;
+                    at % 2 == 1
+                });
+                self.step *= 2;
+            }
+            if self.seen.is_multiple_of(self.step) {
+                self.kept.push(judgment);
+            }
+        }
+        self.seen += 1;
+    }
+}
 
 /// The id of two of a row's completions.
 pub fn pair_id(row: &Row, i: usize, j: usize) -> String {
@@ -819,42 +547,56 @@ pub fn pair_id(row: &Row, i: usize, j: usize) -> String {
     }
 }
 
-/// Pairs of every row that has at least two completions; rows with fewer are said.
+/// Says which rows have too few completions for a pair.
+pub fn note_short(desk: &Desk) {
+    if let (n @ 1.., line) = desk.input.short {
+        desk.progress.note(&format!(
+            "{}:{line}: a comparison needs two completions; {n} such rows left out",
+            desk.input.path.display(),
+        ));
+    }
+}
+
+/// Pairs of every row that has at least two completions, with their keys.
 pub fn pairs_of<'a>(
     desk: &'a Desk,
+    select: &'a Pairs,
+    settings: &'a str,
+) -> Result<impl Iterator<Item = Result<PairItem, Error>> + 'a, Error> {
+    let rows = desk.input.rows()?;
+    Ok(rows.flat_map(move |row| {
+        let found = row.and_then(|row| pairs_of_row(&row, select, settings, desk.seed));
+        match found {
+            Ok(items) => items.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }
+    }))
+}
+
+fn pairs_of_row(
+    row: &Arc<Row>,
     select: &Pairs,
     settings: &str,
-) -> Result<Vec<PairItem<'a>>, Error> {
-    let mut items = Vec::new();
-    let mut short = Vec::new();
-    for row in &desk.dataset.rows {
-        let n = row.completions.len();
-        if n < 2 {
-            short.push(row.line);
-            continue;
-        }
-        let ratings: Option<Vec<f64>> = row
-            .columns
-            .get("ratings")
-            .and_then(|v| serde_json::from_value(v.clone()).ok());
-        let pair_seed = seed::derive(desk.seed, &["pairs", &row.id]);
-        for (i, j) in pairs(n, select, ratings.as_deref(), pair_seed)? {
-            let id = pair_id(row, i, j);
-            let pair = judges::Pair {
-                id,
-                prompt: row.prompt.clone(),
-                response_a: row.completions[i].clone(),
-                response_b: row.completions[j].clone(),
-            };
-            items.push((judges::key(settings, &pair), (row, pair)));
-        }
+    run_seed: u64,
+) -> Result<Vec<PairItem>, Error> {
+    let n = row.completions.len();
+    if n < 2 {
+        return Ok(Vec::new());
     }
-    if let Some(first) = short.first() {
-        desk.progress.note(&format!(
-            "{}:{first}: a comparison needs two completions; {} such rows left out",
-            desk.dataset.path.display(),
-            short.len()
-        ));
+    let ratings: Option<Vec<f64>> = row
+        .columns
+        .get("ratings")
+        .and_then(|v| serde_json::from_value(v.clone()).ok());
+    let pair_seed = seed::derive(run_seed, &["pairs", &row.id]);
+    let mut items = Vec::new();
+    for (i, j) in pairs(n, select, ratings.as_deref(), pair_seed)? {
+        let pair = judges::Pair {
+            id: pair_id(row, i, j),
+            prompt: row.prompt.clone(),
+            response_a: row.completions[i].clone(),
+            response_b: row.completions[j].clone(),
+        };
+        items.push((judges::key(settings, &pair), (Arc::clone(row), pair)));
     }
     Ok(items)
 }

@@ -4,7 +4,9 @@
 mod args;
 mod calls;
 mod dashboard;
+mod desk;
 mod eval;
+mod input;
 mod judging;
 #[cfg(feature = "local")]
 mod local;

@@ -15,7 +15,7 @@ use rlaif::{Constitution, Model, Prompt, Recipe};
 use rlaif_core::{CallContext, ItemId, SampleRequest, Sampling};
 
 use super::args::Global;
-use super::loose::stop_on_interrupt;
+use super::desk::stop_on_interrupt;
 use super::show::Bars;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,9 +1,11 @@
 //! A ranking of each row's completions, from the labels of their pairs.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use rlaif::error::Error;
 use rlaif_core::Judgment;
-use rlaif_core::dataset::{Dataset, Row};
+use rlaif_core::dataset::Row;
 use rlaif_eval::{Strengths, bradley_terry};
 use serde_json::{Value, json};
 
@@ -13,10 +15,14 @@ use super::loose::{rater_name, with_columns};
 /// mean of 0, `ranks` count from 1. `chosen` and `rejected` are the best and the worst, with the
 /// probability that the strengths give, so that `rlaif export` reads the file. A row whose labels
 /// do not connect its completions has no ranking, and says why.
-pub fn rows(dataset: &Dataset, judgments: &[Judgment]) -> Vec<Value> {
+pub fn rows(
+    input: impl Iterator<Item = Result<Arc<Row>, Error>>,
+    judgments: &[Judgment],
+) -> impl Iterator<Item = Result<Value, Error>> {
     let by_id: BTreeMap<&str, &Judgment> = judgments.iter().map(|j| (j.id.as_str(), j)).collect();
-    let ranked = dataset.rows.iter().filter(|row| row.completions.len() > 1);
-    ranked.map(|row| ranked_row(row, &by_id)).collect()
+    input
+        .filter(|row| row.as_ref().map_or(true, |row| row.completions.len() > 1))
+        .map(move |row| row.map(|row| ranked_row(&row, &by_id)))
 }
 
 fn ranked_row(row: &Row, by_id: &BTreeMap<&str, &Judgment>) -> Value {

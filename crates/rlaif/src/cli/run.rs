@@ -25,7 +25,8 @@ use super::args::{
     ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs, RunLimits,
 };
 use super::dashboard::Dashboard;
-use super::loose::{note_faults, stop_on_interrupt};
+use super::desk::stop_on_interrupt;
+use super::input::note_faults;
 use super::metrics;
 use super::models::{JOURNAL, Models, width_of};
 use super::show::Bars;
@@ -539,6 +540,7 @@ pub fn report(args: &ReportArgs, global: &Global) -> Result<u8, Error> {
         let html = render(&Page {
             title: &title,
             judgments: &judgments,
+            sample_of: judgments.len(),
             revisions: &[],
             summary: &summary,
             training: &Training::default(),

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::args::{EndpointArgs, FilesArgs, Global};
-use super::loose::{Desk, write_page};
+use super::desk::{Desk, write_page};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodArg {
@@ -200,6 +200,7 @@ pub async fn synth(args: &SynthArgs, global: &Global) -> Result<u8, Error> {
         out: args.out.clone(),
         run: args.run.clone(),
         limit: None,
+        overwrite: true,
     };
     let mut desk = Desk::open(&files, "synth", &args.endpoint.run, global)?;
     let model = desk.model("policy", &args.policy, &args.endpoint)?;
@@ -217,11 +218,10 @@ pub async fn synth(args: &SynthArgs, global: &Global) -> Result<u8, Error> {
         seed: desk.seed,
     };
     let own: Vec<String> = desk
-        .dataset
-        .rows
-        .iter()
-        .map(|r| r.prompt.to_text())
-        .collect();
+        .input
+        .rows()?
+        .map(|row| row.map(|row| row.prompt.to_text()))
+        .collect::<Result<_, _>>()?;
     let mut writer = Writer {
         log: desk.log()?,
         desk: &desk,
@@ -462,7 +462,7 @@ fn end(
     let gate = writer.desk.gate::<Candidate>(
         "synth",
         &args.endpoint,
-        (&writer.log, &writer.keys),
+        (&writer.log, writer.keys.iter().map(Ok)),
         &writer.total,
         writer.stopped,
     );

@@ -17,7 +17,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::args::Global;
-use super::loose::{note_faults, stop_on_interrupt};
+use super::desk::stop_on_interrupt;
+use super::input::note_faults;
 use super::show::Bars;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

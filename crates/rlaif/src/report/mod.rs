@@ -40,6 +40,8 @@ pub struct Page<'a> {
     pub title: &'a str,
     /// Judgments, in the file's order.
     pub judgments: &'a [Judgment],
+    /// How many judgments these stand for; more than there are where they are an even sample.
+    pub sample_of: usize,
     /// Revisions, a step each; empty where there are none.
     pub revisions: &'a [Revision],
     /// Statistics over the judgments.
@@ -151,6 +153,12 @@ fn summary(page: &Page<'_>) -> Markup {
                     @for (i, field) in lost.iter().enumerate() { @if i > 0 { ", " } code { (field) } }
                     ". Without log-probabilities a label is counted from answers, which is coarser."
                 }
+            }
+        }
+        @if page.sample_of > page.judgments.len() {
+            p.soft {
+                "The page shows an even sample of " (page.judgments.len()) " of " (page.sample_of)
+                " rows: counts, pictures and lists are of these, the figures below of all."
             }
         }
         div.figures {

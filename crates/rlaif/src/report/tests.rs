@@ -33,6 +33,7 @@ fn hostile_text_stays_text() {
     let html = render(&Page {
         title: HOSTILE,
         judgments: &judgments,
+        sample_of: judgments.len(),
         revisions: &[],
         summary: &summary,
         training: &Training::default(),
@@ -92,6 +93,7 @@ fn what_policies_wrote_stays_text_and_curves_are_drawn() {
     let html = render(&Page {
         title: "t",
         judgments: &[],
+        sample_of: 0,
         revisions: &[],
         summary: &summary,
         training: &training,
@@ -136,6 +138,7 @@ fn a_large_file_is_shown_in_part_and_says_so() {
     let html = render(&Page {
         title: "t",
         judgments: &many,
+        sample_of: many.len(),
         revisions: &[],
         summary: &summary,
         training: &Training::default(),

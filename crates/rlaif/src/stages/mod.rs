@@ -291,7 +291,7 @@ where
     let output = folder.path().join(spec.output);
     let written = log.write_artifact(&keys, &output, |record: R| expand(&record))?;
     check_failed(spec.name, &tally, spec.max_failed, || {
-        commonest_error::<R>(&log, &keys)
+        commonest_error::<R>(&log, keys.iter().map(Ok))
     })?;
     // A stage with failed rows is not recorded as current: the next run asks those again.
     if tally
@@ -361,11 +361,17 @@ fn is_open(name: &str) -> bool {
         .any(|o| o.as_str() == name && o.is_open())
 }
 
-/// The commonest reason among failed rows.
-pub fn commonest_error<R: Ended>(log: &RowLog, keys: &[String]) -> String {
+/// Different reasons that are counted.
+const REASONS: usize = 1_000;
+
+/// The commonest reason among failed rows, over the first [`REASONS`] that occur.
+pub fn commonest_error<R: Ended>(
+    log: &RowLog,
+    keys: impl IntoIterator<Item = Result<impl AsRef<str>, Error>>,
+) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for key in keys {
-        if let Ok(Some(record)) = log.get::<R>(key)
+    for key in keys.into_iter().flatten() {
+        if let Ok(Some(record)) = log.get::<R>(key.as_ref())
             && !matches!(record.outcome(), Outcome::Decided | Outcome::Tie)
         {
             let outcome = record.outcome();
@@ -373,7 +379,9 @@ pub fn commonest_error<R: Ended>(log: &RowLog, keys: &[String]) -> String {
                 Some(error) => format!("{outcome}: {error}"),
                 None => outcome.to_string(),
             };
-            *counts.entry(why).or_default() += 1;
+            if counts.len() < REASONS || counts.contains_key(&why) {
+                *counts.entry(why).or_default() += 1;
+            }
         }
     }
     counts

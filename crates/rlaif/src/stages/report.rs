@@ -59,6 +59,7 @@ pub fn write(
     let html = render(&Page {
         title,
         judgments: &judgments,
+        sample_of: judgments.len(),
         revisions: &revisions,
         summary: &summary,
         training: &training,

@@ -108,6 +108,7 @@ impl OutArgs {
             out: self.out.clone(),
             run: self.run.clone(),
             limit: self.limit,
+            overwrite: true,
         })
     }
 }

@@ -10,7 +10,8 @@ use serde_json::Map;
 
 use super::args::EvalConstitutionArgs;
 use crate::cli::args::Global;
-use crate::cli::loose::{Desk, no_completions, pairs_of};
+use crate::cli::desk::Desk;
+use crate::cli::loose::{no_completions, note_short, pairs_of};
 
 pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Result<u8, Error> {
     let select = args.pairs.parse()?;
@@ -39,10 +40,10 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
             desk.seed,
         )?);
     }
+    note_short(&desk);
     let pairs: Vec<Pair> = pairs_of(&desk, &select, "")?
-        .into_iter()
-        .map(|(_, (_, pair))| pair)
-        .collect();
+        .map(|item| item.map(|(_, (_, pair))| pair))
+        .collect::<Result<_, _>>()?;
     if pairs.is_empty() {
         return Err(no_completions(&files, "two completions to compare"));
     }
@@ -92,7 +93,7 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
         &report,
         &html,
     )?;
-    let (endpoint, kept) = (&args.endpoint, (&log, keys.as_slice()));
+    let (endpoint, kept) = (&args.endpoint, (&log, keys.iter().map(Ok)));
     let gate = desk.gate::<Judgment>("eval-constitution", endpoint, kept, &tally, stopped);
     desk.close(log, &tally)?;
     let words = if report.advice.is_empty() {

@@ -20,7 +20,9 @@ use serde_json::{Map, Value};
 
 use super::args::EvalJudgeArgs;
 use crate::cli::args::{FilesArgs, Global};
-use crate::cli::loose::{Desk, PairItem, no_completions, note_faults, pairs_of};
+use crate::cli::desk::Desk;
+use crate::cli::input::note_faults;
+use crate::cli::loose::{PairItem, no_completions, note_short, pairs_of};
 use crate::cli::run::judgment_of;
 use crate::cli::show::Bars;
 
@@ -296,7 +298,7 @@ impl Bench<'_> {
                 )
                 .await?;
             if tally.count(Outcome::Failed) > 0 {
-                let reason = commonest_error::<Judgment>(self.log, &self.keys);
+                let reason = commonest_error::<Judgment>(self.log, self.keys.iter().map(Ok));
                 self.desk
                     .progress
                     .note(&format!("{stage}: most often, {reason}"));
@@ -328,7 +330,9 @@ impl Bench<'_> {
             judges::judge_of(config, model.clone(), constitution, Path::new(""), seed)
         };
         let by = of(&desk.constitution, desk.seed)?;
-        let items = pairs_of(desk, &Pairs::All, &judges::settings(&by))?;
+        note_short(desk);
+        let settings = judges::settings(&by);
+        let items = pairs_of(desk, &Pairs::All, &settings)?.collect::<Result<Vec<_>, Error>>()?;
         if items.is_empty() {
             return Err(no_completions(self.files, "two completions to compare"));
         }
@@ -340,7 +344,7 @@ impl Bench<'_> {
         let (judged, fresh) = self.ask(&name, clean).await?;
         let time = Some((begun.elapsed().as_secs_f64(), fresh));
         // Rows that a budget kept away have no judgment, and are in the tally.
-        let kept: Vec<(&PairItem<'_>, Judgment)> = items
+        let kept: Vec<(&PairItem, Judgment)> = items
             .iter()
             .zip(judged)
             .filter_map(|(item, judgment)| Some((item, judgment?)))
@@ -373,7 +377,7 @@ impl Bench<'_> {
         };
         let labels = Labels {
             judge: name,
-            source: desk.dataset.path.display().to_string(),
+            source: desk.input.path.display().to_string(),
             references: kept
                 .iter()
                 .map(|((_, (row, _)), _)| row.label.get())
@@ -396,7 +400,7 @@ impl Bench<'_> {
         fenced: &Judge,
         model: &Model,
         config: &JudgeConfig,
-        kept: &[(&PairItem<'_>, Judgment)],
+        kept: &[(&PairItem, Judgment)],
     ) -> Result<AttackTable, Error> {
         let template = Template::parse("unfenced", Purpose::Pair, UNFENCED)?;
         let constitution = self.desk.constitution.clone();

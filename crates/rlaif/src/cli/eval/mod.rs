@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use args::EvalVerb;
 
 use super::args::Global;
-use super::loose::write_page;
+use super::desk::write_page;
 
 pub async fn eval(verb: &EvalVerb, global: &Global) -> Result<u8, Error> {
     match verb {

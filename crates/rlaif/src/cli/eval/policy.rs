@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::args::{CountArg, EvalPolicyArgs};
 use crate::cli::args::Global;
-use crate::cli::loose::{Desk, note_faults};
+use crate::cli::desk::Desk;
+use crate::cli::input::note_faults;
 use crate::cli::run::judgment_of;
 use crate::cli::show::Bars;
 
@@ -127,7 +128,7 @@ pub async fn policy(args: &EvalPolicyArgs, global: &Global) -> Result<u8, Error>
         .collect();
     let board = standings(&versus);
     finish(args, name(count), &board)?;
-    let (endpoint, kept) = (&args.endpoint, (&log, keys.as_slice()));
+    let (endpoint, kept) = (&args.endpoint, (&log, keys.iter().map(Ok)));
     let gate = desk.gate::<Judgment>("eval-policy", endpoint, kept, &tally, stopped);
     desk.close(log, &tally)?;
     let mut extra = Map::new();

@@ -1,0 +1,366 @@
+//! What every verb on loose files begins with and ends with: the input, the models, the log that keeps
+//! finished rows, the output.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rlaif::error::Error;
+use rlaif::figures::Totals;
+use rlaif::progress::Progress;
+use rlaif::rows::{Ended, RunOptions, Stop, Tally, census, check_failed, stream_rows};
+use rlaif::stages::commonest_error;
+use rlaif::{Constitution, Model, Outcome};
+use rlaif_core::export::{RowWriter, check_ending};
+use rlaif_core::rowlog::RowLog;
+use rlaif_feedback::FeedbackError;
+use serde_json::{Map, Value};
+
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::{EndpointArgs, FilesArgs, Global, RunLimits};
+use super::dashboard::Dashboard;
+use super::input::Input;
+use super::loose::no_completions;
+use super::metrics;
+use super::models::{JOURNAL, Models, width_of};
+use super::show::Bars;
+
+/// Which verb works on which files.
+pub struct Work<'a> {
+    pub verb: &'a str,
+    pub files: &'a FilesArgs,
+    pub endpoint: &'a EndpointArgs,
+    /// What a row must have, for the error where none has it.
+    pub wanted: &'a str,
+}
+
+/// What every loose verb begins with.
+pub struct Desk {
+    pub constitution: Constitution,
+    pub input: Input,
+    pub progress: Arc<dyn Progress>,
+    bars: Arc<Bars>,
+    models: Models,
+    stop: Stop,
+    pub seed: u64,
+    begun: Instant,
+    log_path: PathBuf,
+    keeps_log: bool,
+    served: std::cell::Cell<bool>,
+}
+
+impl Desk {
+    pub fn open(
+        files: &FilesArgs,
+        verb: &str,
+        limits: &RunLimits,
+        global: &Global,
+    ) -> Result<Self, Error> {
+        let constitution = Constitution::read(&files.constitution)?;
+        check_ending(&files.out)?;
+        let bars = Arc::new(Bars::new());
+        let progress: Arc<dyn Progress> = Arc::clone(&bars) as Arc<dyn Progress>;
+        let whole = |p: &Path| std::fs::canonicalize(p).ok();
+        if let (Some(input), Some(out)) = (whole(&files.input), whole(&files.out))
+            && input == out
+        {
+            return Err(Error::input(
+                format!(
+                    "`{}` is the input and would be overwritten",
+                    files.out.display()
+                ),
+                "give another file by `--out`",
+            ));
+        }
+        let (log_path, keeps_log) = match &files.run {
+            Some(folder) => (folder.join("log").join(format!("{verb}.jsonl")), true),
+            None => {
+                let mut name = files.out.as_os_str().to_owned();
+                name.push(".partial");
+                (PathBuf::from(name), false)
+            }
+        };
+        if !keeps_log && !files.overwrite && files.out.exists() && !log_path.exists() {
+            return Err(Error::input(
+                format!(
+                    "`{}` exists already and is finished: nothing was asked",
+                    files.out.display()
+                ),
+                "give another file by `--out`, or `--overwrite` to ask for all of it again",
+            ));
+        }
+        let input = Input::open(&files.input, files.limit, &*progress)?;
+        if input.rows == 0 {
+            return Err(Error::input(
+                format!("`{}` has no row that can be read", files.input.display()),
+                "see the table of columns in the README",
+            ));
+        }
+        let journal = match &files.run {
+            Some(folder) => folder.join(JOURNAL),
+            None => {
+                let mut name = log_path.as_os_str().to_owned();
+                name.push(".calls");
+                PathBuf::from(name)
+            }
+        };
+        let models = Models::with_ledger(&journal, limits)?;
+        bars.watch(models.watch());
+        let stop = Stop::default();
+        stop_on_interrupt(&stop);
+        Ok(Desk {
+            constitution,
+            input,
+            progress,
+            bars,
+            models,
+            stop,
+            seed: global.seed.unwrap_or(0),
+            begun: Instant::now(),
+            log_path,
+            keeps_log,
+            served: std::cell::Cell::new(false),
+        })
+    }
+
+    /// Opens a model that an argument names.
+    pub fn model(&mut self, name: &str, url: &str, args: &EndpointArgs) -> Result<Model, Error> {
+        self.models.of_argument(name, url, args, &self.progress)
+    }
+
+    /// The log that keeps finished rows.
+    pub fn log(&self) -> Result<RowLog, Error> {
+        Ok(RowLog::open(&self.log_path)?)
+    }
+
+    /// Asks for the rows that the log does not hold yet. A budget that is reached is a wish, not a
+    /// fault: it stands beside the count of what it allowed.
+    pub async fn stream<T, R, F, Fut>(
+        &self,
+        verb: &str,
+        endpoint: &EndpointArgs,
+        log: &mut RowLog,
+        (before, items): (Tally, impl IntoIterator<Item = Result<(String, T), Error>>),
+        row: F,
+    ) -> Result<(Tally, Option<Error>), Error>
+    where
+        R: Ended,
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<R, FeedbackError>>,
+    {
+        // Several passes of a verb are served at one address.
+        if let Some(address) = endpoint.run.metrics.filter(|_| !self.served.replace(true)) {
+            metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
+        }
+        let shown = endpoint.run.dashboard;
+        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
+        let width = self.models.width();
+        let options = RunOptions {
+            stage: verb,
+            concurrency: width_of(&width),
+            max_failed: endpoint.max_failed,
+            progress: &*self.progress,
+            stop: &self.stop,
+        };
+        let (tally, stopped) = stream_rows(items, before, log, &options, row).await?;
+        match stopped {
+            Some(error) if !is_budget(&error) => Err(error),
+            stopped => Ok((tally, stopped)),
+        }
+    }
+
+    /// [`Desk::stream`] over rows that are all at hand.
+    pub async fn ask<T, R, F, Fut>(
+        &self,
+        verb: &str,
+        endpoint: &EndpointArgs,
+        log: &mut RowLog,
+        items: Vec<(String, T)>,
+        row: F,
+    ) -> Result<(Tally, Option<Error>), Error>
+    where
+        R: Ended,
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<R, FeedbackError>>,
+    {
+        let before = census::<R>(items.iter().map(|(key, _)| Ok(key.as_str())), log)?;
+        let items = items.into_iter().map(Ok);
+        self.stream(verb, endpoint, log, (before, items), row).await
+    }
+
+    /// What the exit code says of a verb's rows: what stopped them, or that too many failed.
+    pub fn gate<R: Ended>(
+        &self,
+        verb: &str,
+        endpoint: &EndpointArgs,
+        (log, keys): (
+            &RowLog,
+            impl IntoIterator<Item = Result<impl AsRef<str>, Error>>,
+        ),
+        tally: &Tally,
+        stopped: Option<Error>,
+    ) -> Result<(), Error> {
+        match stopped {
+            Some(stopped) => Err(stopped),
+            None => check_failed(verb, tally, endpoint.max_failed, || {
+                commonest_error::<R>(log, keys)
+            }),
+        }
+    }
+
+    /// Removes the log where no row is left to ask again.
+    pub fn close(&self, log: RowLog, tally: &Tally) -> Result<(), Error> {
+        drop(log);
+        // Rows that failed are asked again by the same command: the log is what spares the rest.
+        if !self.keeps_log && is_finished(tally) {
+            std::fs::remove_file(&self.log_path)
+                .map_err(rlaif_core::Error::io("remove", &self.log_path))?;
+        }
+        Ok(())
+    }
+
+    /// Runs rows and writes them, with `more` behind them. `items` gives the rows from the beginning
+    /// each time: they are read again rather than held. `line` makes an output row of an item and
+    /// its record, in the input's order.
+    ///
+    /// Memory: the rows in flight, and 16 bytes a record.
+    pub async fn work<T, R, F, Fut, I>(
+        &self,
+        work: Work<'_>,
+        items: impl Fn() -> Result<I, Error>,
+        row: F,
+        mut line: impl FnMut(&T, Option<R>) -> Value,
+        more: impl IntoIterator<Item = Value>,
+    ) -> Result<(Tally, Result<(), Error>), Error>
+    where
+        I: Iterator<Item = Result<(String, T), Error>>,
+        R: Ended,
+        F: Fn(T) -> Fut,
+        Fut: Future<Output = Result<R, FeedbackError>>,
+    {
+        let mut log = self.log()?;
+        let key = |item: Result<(String, T), Error>| item.map(|(key, _)| key);
+        let before = census::<R>(items()?.map(key), &log)?;
+        if before.rows == 0 {
+            return Err(no_completions(work.files, work.wanted));
+        }
+        let (tally, stopped) = self
+            .stream(work.verb, work.endpoint, &mut log, (before, items()?), row)
+            .await?;
+        let mut out = RowWriter::create(&work.files.out)?;
+        for item in items()? {
+            let (key, item) = item?;
+            out.write(&line(&item, log.get(&key)?))?;
+        }
+        for row in more {
+            out.write(&row)?;
+        }
+        out.finish()?;
+        let keys = items()?.map(key);
+        let gate = self.gate::<R>(work.verb, work.endpoint, (&log, keys), &tally, stopped);
+        self.close(log, &tally)?;
+        Ok((tally, gate))
+    }
+
+    /// Prints what the verb came to, and turns the gate into the exit code.
+    pub fn end(
+        self,
+        global: &Global,
+        out: &Path,
+        tally: &Tally,
+        gate: Result<(), Error>,
+        extra: Map<String, Value>,
+        words: &str,
+    ) -> Result<u8, Error> {
+        let mut totals = Totals::new(tally, self.begun.elapsed().as_secs_f64());
+        self.models.count(&mut totals);
+        let reached = gate.as_ref().is_err_and(is_budget);
+        if global.json && (gate.is_ok() || reached) {
+            let mut value = serde_json::to_value(&totals).unwrap_or_default();
+            if let Some(map) = value.as_object_mut() {
+                map.insert("malformed".into(), self.input.faults.into());
+                map.insert("out".into(), out.display().to_string().into());
+                map.insert("budget_reached".into(), reached.into());
+                map.extend(extra);
+            }
+            println!("{value}");
+        }
+        eprintln!("{words}");
+        eprintln!(
+            "{} calls ({} made again, {} taken from before), {} + {} tokens, {:.1} s -> {}",
+            totals.calls,
+            totals.retries,
+            totals.cached,
+            totals.prompt_tokens,
+            totals.completion_tokens,
+            totals.wall_secs,
+            out.display()
+        );
+        if let Some(account) = self.models.account()?.filter(|a| a.settled_usd > 0.0) {
+            eprintln!(
+                "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
+                account.settled_usd, account.unsettled_usd
+            );
+        }
+        if !self.keeps_log && is_finished(tally) {
+            self.models.remove_journal()?;
+        }
+        match gate {
+            Err(error) if reached => {
+                // The object on standard output has been printed already.
+                super::show::error(&error, false);
+                Ok(error.exit_code())
+            }
+            gate => gate.map(|()| 0),
+        }
+    }
+}
+
+/// Writes a verb's page: where it was wanted, else beside the output.
+pub fn write_page(out: &Path, page: Option<&Path>, html: &str) -> Result<(), Error> {
+    let beside = out.with_extension("html");
+    rlaif_core::run::write_atomic(page.unwrap_or(&beside), html.as_bytes())?;
+    Ok(())
+}
+
+/// No row is left to ask again.
+fn is_finished(tally: &Tally) -> bool {
+    tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
+}
+
+fn is_budget(error: &Error) -> bool {
+    let cause = match error {
+        Error::Stopped { cause, .. } => cause.as_ref(),
+        _ => None,
+    };
+    matches!(cause, Some(rlaif::ModelError::BudgetReached))
+}
+
+/// Ctrl-C once: rows in flight end, the rest can go on later. Twice: out at once; what is
+/// finished is on disk already.
+pub fn stop_on_interrupt(stop: &Stop) {
+    // A supervisor's way to say it once; it kills what does not end in time.
+    #[cfg(unix)]
+    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+        if let Ok(mut signal) = signal(kind) {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                while signal.recv().await.is_some() {
+                    stop.request();
+                }
+            });
+        }
+    }
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            stop.request();
+            eprintln!("stopping: rows in flight end first; Ctrl-C again to stop at once");
+        }
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(1);
+        }
+    });
+}
