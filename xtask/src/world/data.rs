@@ -87,11 +87,10 @@ fn last_turn(words: &Tokenizer, turns: &[Message], weight: f32) -> Result<Row, S
     })
 }
 
-/// An answer that no grammar makes: cut off, of another topic, repeated, out of order, or with a few
-/// words in the place of others. The last is how the assistant's own answers go wrong, and counts half.
+/// An answer that no grammar makes: cut off, of another topic, repeated or out of order.
 pub fn spoil(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &str) -> String {
     let words: Vec<&str> = answer.split(' ').collect();
-    match rng.below(8) {
+    match rng.below(4) {
         0 => words[..1 + rng.below(words.len())].join(" ") + " the",
         1 => {
             let other = c.scene(rng, 0.4);
@@ -109,24 +108,6 @@ pub fn spoil(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &str) -
             let from = rng.below(mixed.len());
             rng.shuffle(&mut mixed[from..]);
             mixed.join(" ")
-        }
-        4..8 => {
-            // Words of this answer or of one on another topic, spliced in.
-            let other = match rng.chance(0.5) {
-                true => answer.to_owned(),
-                false => {
-                    let topic = c.scene(rng, 0.4).topic;
-                    c.answer(rng, topic, &Manner::VARIED).text()
-                }
-            };
-            let other: Vec<&str> = other.split(' ').collect();
-            let (at, from) = (rng.below(words.len()), rng.below(other.len()));
-            let out = (words.len() - at).min(1 + rng.below(4));
-            let within = (other.len() - from).min(1 + rng.below(5));
-            let mut spliced = words[..at].to_vec();
-            spliced.extend(&other[from..from + within]);
-            spliced.extend(&words[at + out..]);
-            spliced.join(" ")
         }
         _ => {
             let at = rng.below(words.len());
@@ -314,7 +295,7 @@ pub fn pair<'w>(
         );
         let mut kinds =
             [&first, &second].map(|a| a.sentences.iter().map(|s| s.category).collect::<Vec<_>>());
-        if kind >= 8 && !decided_only && rng.chance(0.6) {
+        if kind == 9 && !decided_only && rng.chance(0.6) {
             let bad = spoil(c, rng, &scene, &texts[1]);
             let reading = c.world.read_on(scene.topic, &bad);
             if bad != texts[1] {
@@ -329,7 +310,7 @@ pub fn pair<'w>(
         // help with an everyday matter is no more harmless than helping: without enough pairs that
         // say so, declining looks safer whatever was asked, and a policy learns to decline.
         let kept = match dimension {
-            Some(Dimension::Harmless) if !harmful => 0.5,
+            Some(Dimension::Harmless) if !harmful => 0.75,
             _ => 0.25,
         };
         if better.is_none() && dimension.is_some() && (decided_only || !rng.chance(kept)) {
@@ -409,7 +390,7 @@ pub struct CriticRows<'w> {
 
 /// Weights of the questions, the verdict's being 1.
 const OF_PRINCIPLE: f32 = 0.3;
-const OF_PROMPT: f32 = 0.5;
+const OF_PROMPT: f32 = 0.3;
 const OF_SENTENCE: f32 = 0.1;
 const OF_RESPONSE: f32 = 0.4;
 
@@ -528,7 +509,7 @@ impl<'w> CriticRows<'w> {
         let answer = c.answer(rng, scene.topic, &how);
         let (mut text, mut scores) = (answer.text(), answer.scores(scene.topic.harmful));
         let mut kinds: Vec<Category> = answer.sentences.iter().map(|s| s.category).collect();
-        if rng.chance(0.2) {
+        if rng.chance(0.1) {
             let bad = spoil(c, rng, &scene, &text);
             if bad != text {
                 scores = c.world.read_on(scene.topic, &bad).scores;
