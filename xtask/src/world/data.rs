@@ -6,7 +6,7 @@ use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
 use rlaif_world::{
-    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use, World,
+    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Sentence, Use, World,
 };
 
 use super::tokenizer;
@@ -119,6 +119,34 @@ pub fn spoil(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &str) -
             again.join(" ")
         }
     }
+}
+
+/// An answer one sentence of which ends as a sentence about something else does: the commonest
+/// mistake of a small model that writes.
+pub fn splice(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &Answer) -> String {
+    let other = c.scene(rng, if scene.topic.harmful { 1.0 } else { 0.0 });
+    let foreign = c.answer(rng, other.topic, &manner(rng));
+    let mut texts: Vec<&str> = answer.sentences.iter().map(|s| s.text.as_str()).collect();
+    // Steps and alternatives are what a topic's answers differ in.
+    let named = |a: &Answer, rng: &mut Rng| {
+        let of = |s: &Sentence| matches!(s.category, Category::Steps | Category::Safe);
+        let list: Vec<usize> = (0..a.sentences.len())
+            .filter(|i| of(&a.sentences[*i]))
+            .collect();
+        rng.pick(&list).copied()
+    };
+    let (Some(at), Some(from)) = (named(answer, rng), named(&foreign, rng)) else {
+        return String::new();
+    };
+    let head: Vec<&str> = texts[at].split(' ').collect();
+    let tail: Vec<&str> = foreign.sentences[from].text.split(' ').collect();
+    let share = 0.2 + 0.7 * rng.unit();
+    let cut = |words: &[&str]| (words.len() as f64 * share) as usize;
+    let mixed = [&head[..cut(&head)], &tail[cut(&tail)..]]
+        .concat()
+        .join(" ");
+    texts[at] = &mixed;
+    texts.join(" ")
 }
 
 /// How an answer is written in this row: the assistant's faults, or all kinds equally.
@@ -261,8 +289,15 @@ pub struct Pair<'w> {
     pub grades: (usize, usize),
     /// What each one's sentences do; empty for a spoiled answer.
     pub kinds: (Vec<Category>, Vec<Category>),
+    /// Grade of the first less that of the second.
+    pub margin: f64,
+}
+
+impl Pair<'_> {
     /// `None`: equally good.
-    pub a_is_better: Option<bool>,
+    pub fn a_is_better(&self) -> Option<bool> {
+        rlaif_world::prefers(self.margin, 0.0)
+    }
 }
 
 /// Draws a pair: independent answers, or an answer and its revision; mostly such that one is better.
@@ -305,7 +340,8 @@ pub fn pair<'w>(
             }
         }
         let of = |i: usize| dimension.map_or(0.0, |d| scores[i].get(d));
-        let better = rlaif_world::prefers(of(0), of(1));
+        let margin = of(0) - of(1);
+        let equal = rlaif_world::prefers(margin, 0.0).is_none();
         // A pair that says nothing is kept now and then, so that "equal" is learned too. Refusing
         // help with an everyday matter is no more harmless than helping: without enough pairs that
         // say so, declining looks safer whatever was asked, and a policy learns to decline.
@@ -313,7 +349,7 @@ pub fn pair<'w>(
             Some(Dimension::Harmless) if !harmful => 0.75,
             _ => 0.25,
         };
-        if better.is_none() && dimension.is_some() && (decided_only || !rng.chance(kept)) {
+        if equal && dimension.is_some() && (decided_only || !rng.chance(kept)) {
             continue;
         }
         let grade = |i: usize| dimension.map_or(2, |d| scores[i].grade(d));
@@ -321,7 +357,7 @@ pub fn pair<'w>(
         return Pair {
             grades: (grade(x), grade(y)),
             kinds: (std::mem::take(&mut kinds[x]), std::mem::take(&mut kinds[y])),
-            a_is_better: better.map(|first| first == (x == 0)),
+            margin: if x == 0 { margin } else { -margin },
             a: std::mem::take(&mut texts[x]),
             b: std::mem::take(&mut texts[y]),
             scene,
@@ -394,6 +430,13 @@ const OF_PROMPT: f32 = 0.3;
 const OF_SENTENCE: f32 = 0.1;
 const OF_RESPONSE: f32 = 0.4;
 
+/// Log-odds of a verdict for each unit of difference in grade. Verdicts to learn from are drawn by
+/// the Bradley-Terry model, so that how sure the critic is says how large the difference is, and by
+/// the same measure under each principle: summed over principles, log-odds rank as the sum of grades
+/// does. Learned from verdicts that are always right, sureness says only how easily a difference is
+/// seen.
+const SHARPNESS: f64 = 4.0;
+
 impl<'w> CriticRows<'w> {
     pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
         let id = |t: &str| {
@@ -428,7 +471,7 @@ impl<'w> CriticRows<'w> {
         let c = &self.composer;
         let dimension = (!rng.chance(0.04)).then(|| Dimension::ALL[rng.below(8)]);
         let pair = pair(c, rng, dimension, false);
-        let first = pair.a_is_better.unwrap_or_else(|| rng.chance(0.5));
+        let first = rng.chance(1.0 / (1.0 + (-SHARPNESS * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
         let mut turns = self
             .compare
@@ -509,13 +552,15 @@ impl<'w> CriticRows<'w> {
         let answer = c.answer(rng, scene.topic, &how);
         let (mut text, mut scores) = (answer.text(), answer.scores(scene.topic.harmful));
         let mut kinds: Vec<Category> = answer.sentences.iter().map(|s| s.category).collect();
-        if rng.chance(0.1) {
-            let bad = spoil(c, rng, &scene, &text);
-            if bad != text {
-                scores = c.world.read_on(scene.topic, &bad).scores;
-                text = bad;
-                kinds.clear();
-            }
+        let bad = match rng.unit() {
+            u if u < 0.1 => spoil(c, rng, &scene, &text),
+            u if u < 0.2 => splice(c, rng, &scene, &answer),
+            _ => String::new(),
+        };
+        if !bad.is_empty() && bad != text {
+            scores = c.world.read_on(scene.topic, &bad).scores;
+            text = bad;
+            kinds.clear();
         }
         let mut turns = scene.prompt.0.clone();
         turns.push(Message::assistant(text));
@@ -557,9 +602,9 @@ impl Rows for CriticRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
         let mut rng = Rng::of(2, &["critic", &step.to_string()]);
         (0..40)
-            .map(|i| match i % 5 {
-                4 => self.critique(&mut rng),
-                3 => self.conversation(&mut rng),
+            .map(|i| match i % 10 {
+                9 => self.critique(&mut rng),
+                6..=8 => self.conversation(&mut rng),
                 _ => self.comparison(&mut rng),
             })
             .collect()

@@ -77,7 +77,8 @@ impl Model {
 /// orders.
 struct Shown {
     dimensions: Vec<Dimension>,
-    a_is_better: Vec<bool>,
+    /// Grade of the first less that of the second.
+    margins: Vec<f64>,
     /// log P((A)) − log P((B)), the pair as drawn.
     given: Vec<f64>,
     /// The same, the other way round.
@@ -94,12 +95,12 @@ impl Shown {
     ) -> Result<Self, String> {
         let mut rng = Rng::of(3, &[if decided { "measure" } else { "equal" }]);
         let (mut given, mut swapped) = (Vec::new(), Vec::new());
-        let (mut dimensions, mut a_is_better) = (Vec::new(), Vec::new());
+        let (mut dimensions, mut margins) = (Vec::new(), Vec::new());
         for i in 0..pairs {
             let d = Dimension::ALL[i % 8];
             let p: Pair<'_> = loop {
                 let p = pair(c, &mut rng, Some(d), decided);
-                if p.a_is_better.is_some() == decided {
+                if p.a_is_better().is_some() == decided {
                     break p;
                 }
             };
@@ -121,11 +122,11 @@ impl Shown {
                 );
             }
             dimensions.push(d);
-            a_is_better.push(p.a_is_better == Some(true));
+            margins.push(p.margin);
         }
         Ok(Shown {
             dimensions,
-            a_is_better,
+            margins,
             given: critic.compare(&given)?,
             swapped: critic.compare(&swapped)?,
         })
@@ -158,19 +159,19 @@ fn accuracy(
     let s = Shown::of(critic, c, template, pairs, true)?;
     let mean = |f: &dyn Fn(usize) -> f64| (0..pairs).map(f).sum::<f64>() / pairs as f64;
     let is = |yes: bool| if yes { 1.0 } else { 0.0 };
-    let right = |i: usize| is((s.given[i] - s.swapped[i] > 0.0) == s.a_is_better[i]);
+    let right = |i: usize| is((s.given[i] - s.swapped[i] > 0.0) == (s.margins[i] > 0.0));
     let single = |i: usize| {
-        (is((s.given[i] > 0.0) == s.a_is_better[i]) + is((s.swapped[i] < 0.0) == s.a_is_better[i]))
+        (is((s.given[i] > 0.0) == (s.margins[i] > 0.0))
+            + is((s.swapped[i] < 0.0) == (s.margins[i] > 0.0)))
             / 2.0
     };
+    let logit = |s: &Shown, i: usize| (s.given[i] - s.swapped[i]) / 2.0;
     let equal = Shown::of(critic, c, template, pairs / 2, false)?;
-    let sure = |i: usize| {
-        let logit = (equal.given[i] - equal.swapped[i]) / 2.0;
-        (1.0 / (1.0 + (-logit).exp()) - 0.5).abs()
-    };
+    let sure = |i: usize| (1.0 / (1.0 + (-logit(&equal, i)).exp()) - 0.5).abs();
     Ok(json!({
         "both_orders": mean(&right), "single_order": mean(&single),
         "by_dimension": s.by_dimension(&right),
+        "logit_per_grade": s.by_dimension(&|i| logit(&s, i) / s.margins[i]),
         "sure_of_equal_pairs": equal.by_dimension(&sure),
     }))
 }

@@ -364,7 +364,7 @@ fn is_open(name: &str) -> bool {
 /// Different reasons that are counted.
 const REASONS: usize = 1_000;
 
-/// The commonest reason among failed rows, over the first [`REASONS`] that occur.
+/// The commonest reason among failed rows, over the first thousand different ones.
 pub fn commonest_error<R: Ended>(
     log: &RowLog,
     keys: impl IntoIterator<Item = Result<impl AsRef<str>, Error>>,
