@@ -125,7 +125,8 @@ pub fn spoil(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &str) -
 /// mistake of a small model that writes.
 pub fn splice(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &Answer) -> String {
     let other = c.scene(rng, if scene.topic.harmful { 1.0 } else { 0.0 });
-    let foreign = c.answer(rng, other.topic, &manner(rng));
+    let how = manner(rng);
+    let foreign = c.answer(rng, other.topic, &how);
     let mut texts: Vec<&str> = answer.sentences.iter().map(|s| s.text.as_str()).collect();
     // Steps and alternatives are what a topic's answers differ in.
     let named = |a: &Answer, rng: &mut Rng| {
