@@ -331,10 +331,14 @@ pub fn pair<'w>(
         );
         let mut kinds =
             [&first, &second].map(|a| a.sentences.iter().map(|s| s.category).collect::<Vec<_>>());
-        if kind == 9 && !decided_only && rng.chance(0.6) {
-            let bad = spoil(c, rng, &scene, &texts[1]);
+        if kind == 9 && !decided_only {
+            let bad = if rng.chance(0.5) {
+                spoil(c, rng, &scene, &texts[1])
+            } else {
+                splice(c, rng, &scene, &second)
+            };
             let reading = c.world.read_on(scene.topic, &bad);
-            if bad != texts[1] {
+            if !bad.is_empty() && bad != texts[1] {
                 texts[1] = bad;
                 scores[1] = reading.scores;
                 kinds[1].clear();
