@@ -54,6 +54,26 @@ pub struct StageEntry {
     pub outputs: BTreeMap<String, OutputFile>,
     /// Rows by outcome.
     pub outcomes: BTreeMap<String, u64>,
+    /// How fast the rows came that the last run asked for anew; absent where it asked for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<Pace>,
+}
+
+/// Rows, and how long they took together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Rows.
+    pub rows: u64,
+    /// Milliseconds.
+    pub millis: u64,
+}
+
+impl Pace {
+    /// Rows a second; `None` for less than a millisecond.
+    #[must_use]
+    pub fn per_sec(&self) -> Option<f64> {
+        (self.millis > 0).then(|| self.rows as f64 * 1e3 / self.millis as f64)
+    }
 }
 
 /// What is known of a run folder's files.
@@ -104,6 +124,14 @@ impl RunFolder {
             manifest,
             _lock: lock,
         })
+    }
+
+    /// The manifest of a folder that need not be open; one without stages where there is none.
+    ///
+    /// # Errors
+    /// As [`RunFolder::open`], but for the lock.
+    pub fn read(path: &Path) -> Result<Manifest> {
+        Self::read_manifest(&path.join("manifest.json"))
     }
 
     fn read_manifest(path: &Path) -> Result<Manifest> {
@@ -338,6 +366,7 @@ mod tests {
             version: "v".into(),
             outputs: BTreeMap::from([("a.jsonl".into(), output)]),
             outcomes: BTreeMap::new(),
+            pace: None,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod interval;
 pub mod length;
 pub mod logistic;
 pub mod position;
+pub mod price;
 pub mod quantile;
 pub mod recalibrate;
 pub mod rewardbench;
@@ -39,6 +40,7 @@ pub use length::{
 };
 pub use logistic::{Logistic, logistic};
 pub use position::{Estimate, PositionBias, position_bias};
+pub use price::{LABEL_PRICES, LabelPrice, label_price};
 pub use recalibrate::Recalibration;
 pub use rewardbench::{Pick, RewardBench, rewardbench};
 pub use summary::{HumanAgreement, JudgeSummary, OutcomeCounts, SummaryBuilder};

@@ -1,4 +1,4 @@
-//! Simulated annotators, and what labels cost.
+//! Simulated annotators.
 
 use crate::dimension::Dimension;
 use crate::oracle::Scores;
@@ -54,43 +54,3 @@ impl Annotator {
         first != rng.chance(FLIPS)
     }
 }
-
-/// What a label costs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Price {
-    /// Short name.
-    pub name: &'static str,
-    /// US dollars a label.
-    pub usd: f64,
-    /// Where the figure is from.
-    pub source: &'static str,
-}
-
-/// Named prices of a label.
-pub const PRICES: [Price; 5] = [
-    Price {
-        name: "ai_seed",
-        usd: 0.01,
-        source: "the order of magnitude that RLAIF is known for: about a cent a label",
-    },
-    Price {
-        name: "ai_lee",
-        usd: 0.06,
-        source: "Lee et al. 2023, appendix: 830 prompt and 61 generated tokens, twice, at GPT-4's price",
-    },
-    Price {
-        name: "human_dollar",
-        usd: 1.0,
-        source: "the order of magnitude of expert annotation: a dollar and more a label",
-    },
-    Price {
-        name: "human_lee",
-        usd: 0.67,
-        source: "Lee et al. 2023, appendix: 304 words at $0.11 for 50",
-    },
-    Price {
-        name: "human_alpaca_farm",
-        usd: 0.3,
-        source: "Dubois et al. 2023: $300 for 1,000 labels",
-    },
-];

@@ -13,7 +13,7 @@ mod pattern;
 mod rng;
 mod tables;
 
-pub use annotators::{ANNOTATORS, Annotator, PRICES, Price};
+pub use annotators::{ANNOTATORS, Annotator};
 pub use compose::{Answer, Composer, Habits, Manner, Scene, Sentence, Side};
 pub use dimension::Dimension;
 pub use models::write_models;

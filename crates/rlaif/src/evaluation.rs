@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rlaif_core::{Judgment, Outcome, Prompt};
-use rlaif_eval::{Estimate, LogOddsSlope, Slope, WinRate};
+use rlaif_eval::{Estimate, LogOddsSlope, Proportion, Slope, WinRate};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -48,11 +48,30 @@ pub trait Evaluator: Send + Sync {
         None
     }
 
+    /// People whom this evaluator knows, as raters of the pairs that the judge labeled.
+    fn raters(&self, _labeled: &[Judgment], _seed: u64) -> Vec<Rater> {
+        Vec::new()
+    }
+
     /// The number by which policies are compared, higher is better: the completion with the higher
     /// one wins, equal is a tie. `None`: no comparison.
     fn compares_by(&self) -> Option<&str> {
         None
     }
+}
+
+/// Somebody who labels pairs: how steady, and how often right where truth is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rater {
+    /// Who.
+    pub who: String,
+    /// How often the same pair brings the same verdict: a person asked again, a judge that is shown
+    /// the pair the other way round.
+    pub with_itself: Option<Proportion>,
+    /// How often another of the same kind says the same.
+    pub with_another: Option<Proportion>,
+    /// Share of right labels, of the pairs that known truth decides.
+    pub right: Option<Proportion>,
 }
 
 /// A completion, measured: one line of [`FILE`].
@@ -153,6 +172,9 @@ pub struct Evaluation {
     pub bias: Bias,
     /// PPO's iterations in the evaluators' eyes; empty without evaluators.
     pub iterations: Vec<IterationFigures>,
+    /// The judge as a rater, and the people that evaluators know.
+    #[serde(default)]
+    pub raters: Vec<Rater>,
 }
 
 impl Evaluation {

@@ -9,8 +9,7 @@ use rlaif_core::run::{sha256_file, write_lines};
 use rlaif_core::seed::{self, Split};
 use rlaif_core::{CallContext, ItemId, Judgment, LanguageModel as _, Probability, SampleRequest};
 use rlaif_engine::{LocalModel, Options};
-use rlaif_eval::{Comparison, WinRate, win_rate};
-use rlaif_world::{Annotator, PRICES, Price};
+use rlaif_eval::{Comparison, WinRate, label_price, win_rate};
 use serde::Serialize;
 use serde_json::{Map, json};
 
@@ -41,10 +40,7 @@ pub struct Compared {
 }
 
 fn price(name: &str) -> f64 {
-    PRICES
-        .iter()
-        .find(|p: &&Price| p.name == name)
-        .map_or(0.0, |p| p.usd)
+    label_price(name).map_or(0.0, |p| p.usd)
 }
 
 /// Which pairs each labels: of `n` pairs, in the order of the judgments.
@@ -95,7 +91,7 @@ pub async fn compare(
         .collect();
     let measured: Vec<Measured> = read_records(&run.join(FILE))?;
     let base: Vec<&Measured> = measured.iter().filter(|m| m.policy == "base").collect();
-    let people = Annotator::pool(oracle.weights(), recipe.seed);
+    let people = oracle.crowd(recipe.seed);
     let prompts = dataset::read(&recipe.prompts)?;
     let train_prompts = Dataset {
         rows: prompts
@@ -135,21 +131,7 @@ pub async fn compare(
             left[by] -= 1;
             let p = match j.p_first.get().filter(|_| is_critic) {
                 Some(p) => p,
-                None => {
-                    let who = seed::index(
-                        seed::derive(recipe.seed, &["annotator", &j.id]),
-                        people.len(),
-                    )
-                    .unwrap_or(0);
-                    let read = |text: &str| oracle.read(&j.prompt, text).scores;
-                    let first = people[who].prefers_first(
-                        &read(&j.response_a),
-                        &read(&j.response_b),
-                        recipe.seed,
-                        &j.id,
-                    );
-                    f64::from(u8::from(first))
-                }
+                None => f64::from(u8::from(people.prefers_first(oracle, j))),
             };
             if let Some(truth) = oracle.prefers(&j.prompt, &j.response_a, &j.response_b) {
                 decided += 1;

@@ -35,7 +35,7 @@ use crate::stages::Context;
 const RECIPE: &str = include_str!("../../templates/quickstart.toml");
 
 /// Share of prompts that ask for something harmful.
-const HARMFUL: f64 = 0.4;
+const HARMFUL: f64 = 0.5;
 
 /// What a quickstart is to do.
 #[derive(Clone, Debug)]

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rlaif_core::seed;
 use rlaif_core::{Constitution, Judgment, Prompt, Verdict};
-use rlaif_world::{Dimension, Reading, World, prefers};
+use rlaif_eval::Proportion;
+use rlaif_world::{Annotator, Dimension, Reading, World, prefers};
 
 use crate::error::Error;
-use crate::evaluation::Evaluator;
+use crate::evaluation::{Evaluator, Rater};
 
 /// Reads completions of the embedded world and grades them under a constitution.
 pub struct Oracle {
@@ -87,6 +89,43 @@ impl Oracle {
     }
 }
 
+/// Simulated people who label pairs: one drawn for each pair, as in a pool that shares the work.
+pub struct Crowd {
+    people: Vec<Annotator>,
+    seed: u64,
+}
+
+impl Oracle {
+    /// The simulated annotators of this constitution.
+    #[must_use]
+    pub fn crowd(&self, seed: u64) -> Crowd {
+        Crowd {
+            people: Annotator::pool(&self.weights, seed),
+            seed,
+        }
+    }
+}
+
+impl Crowd {
+    fn person(&self, id: &str) -> usize {
+        let drawn = seed::derive(self.seed, &["annotator", id]);
+        seed::index(drawn, self.people.len()).unwrap_or(0)
+    }
+
+    /// Whether the person to whom the pair falls prefers its first response.
+    #[must_use]
+    pub fn prefers_first(&self, oracle: &Oracle, j: &Judgment) -> bool {
+        self.ask(oracle, j, 0, &j.id)
+    }
+
+    /// The verdict of the `next`th person after the pair's own; another `item` is another occasion.
+    fn ask(&self, oracle: &Oracle, j: &Judgment, next: usize, item: &str) -> bool {
+        let read = |text: &str| oracle.read(&j.prompt, text).scores;
+        let who = &self.people[(self.person(&j.id) + next) % self.people.len()];
+        who.prefers_first(&read(&j.response_a), &read(&j.response_b), self.seed, item)
+    }
+}
+
 fn verdict(first: Option<bool>) -> Verdict {
     match first {
         Some(true) => Verdict::A,
@@ -132,6 +171,28 @@ impl Evaluator for Oracle {
             Verdict::Tie => Some(0.5),
             Verdict::Unparseable => None,
         }
+    }
+
+    fn raters(&self, labeled: &[Judgment], seed: u64) -> Vec<Rater> {
+        let crowd = self.crowd(seed);
+        let asked: Vec<[bool; 3]> = labeled
+            .iter()
+            .map(|j| {
+                let again = format!("{} again", j.id);
+                [(0, j.id.as_str()), (0, &again), (1, &j.id)]
+                    .map(|(next, item)| crowd.ask(self, j, next, item))
+            })
+            .collect();
+        let right = labeled.iter().zip(&asked).filter_map(|(j, said)| {
+            let truth = self.prefers(&j.prompt, &j.response_a, &j.response_b)?;
+            Some(said[0] == truth)
+        });
+        vec![Rater {
+            who: format!("{} simulated people", crowd.people.len()),
+            with_itself: Proportion::of(asked.iter().map(|said| said[0] == said[1])),
+            with_another: Proportion::of(asked.iter().map(|said| said[0] == said[2])),
+            right: Proportion::of(right),
+        }]
     }
 
     fn compares_by(&self) -> Option<&str> {

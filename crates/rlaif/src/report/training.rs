@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use rlaif_core::Outcome;
-use rlaif_eval::Estimate;
+use rlaif_eval::{Estimate, LABEL_PRICES, Proportion};
 use serde::Deserialize;
 
 use super::plots::{self, Series};
@@ -83,6 +83,8 @@ pub struct Training {
     pub samples: Vec<Measured>,
     /// Comparisons labeled, for what they would have cost otherwise.
     pub labels: usize,
+    /// Comparisons that the judge labeled in a second, where that was timed.
+    pub labels_per_sec: Option<f64>,
 }
 
 impl Training {
@@ -104,7 +106,7 @@ pub(super) fn section(t: &Training) -> Markup {
         }
         (curves(t))
         @if let Some(evaluation) = &t.evaluation { (bias(evaluation)) }
-        @if t.labels > 0 { (cost(t.labels)) }
+        @if t.labels > 0 { (cost(t)) }
     }
 }
 
@@ -407,22 +409,32 @@ fn bias(evaluation: &Evaluation) -> Markup {
     }
 }
 
-/// What one label costs elsewhere, in dollars, and who says so.
-const PRICES: [(&str, f64, &str); 5] = [
-    ("AI, small models", 0.01, "a rule of thumb"),
-    ("AI, Lee et al. 2023", 0.06, "PaLM 2 L with a rationale"),
-    ("people, AlpacaFarm", 0.30, "crowd workers"),
-    ("people, Lee et al. 2023", 0.67, "by the words to read"),
-    ("people, careful", 1.00, "a rule of thumb"),
-];
-
-fn cost(labels: usize) -> Markup {
+/// What the labels cost at named prices, and how steady and right whoever gives them is.
+fn cost(t: &Training) -> Markup {
+    let labels = t.labels;
+    let raters = t.evaluation.iter().flat_map(|e| &e.raters);
+    let cell = |p: &Option<Proportion>| match p {
+        Some(p) => format!("{:.3} [{:.3}, {:.3}]", p.share, p.low, p.high),
+        None => "–".into(),
+    };
     html! {
-        h2 { "What these labels would have cost" }
+        h2 { "These labels, against other people's" }
+        @if let Some(rate) = t.labels_per_sec {
+            p { "The judge labeled " (format!("{rate:.1}")) " pairs a second." }
+        }
+        @if t.evaluation.iter().any(|e| !e.raters.is_empty()) {
+            div.wide { table {
+                tr { th { "who" } th { "agrees with itself" } th { "with another of its kind" } th { "right, by known truth" } }
+                @for r in raters {
+                    tr { td { (visible(&r.who)) } td.n { (cell(&r.with_itself)) } td.n { (cell(&r.with_another)) } td.n { (cell(&r.right)) } }
+                }
+            } }
+            p.soft { "A judge agrees with itself where it names the same response when the pair is shown the other way round; a person, where the same pair is asked again." }
+        }
         div.wide { table {
             tr { th { "labels by" } th { "a label" } th { (labels) " labels" } th { "source" } }
-            @for (who, usd, source) in PRICES {
-                tr { td { (who) } td.n { (format!("${usd:.2}")) } td.n { (format!("${:.0}", usd * labels as f64)) } td.n { (source) } }
+            @for p in LABEL_PRICES {
+                tr { td { (p.rater) } td.n { (format!("${:.2}", p.usd)) } td.n { (format!("${:.0}", p.usd * labels as f64)) } td.n { (p.source) } }
             }
         } }
     }

@@ -12,7 +12,7 @@ use rlaif_core::dataset::{self, Row};
 use rlaif_core::run::{StageKey, sha256_file, write_atomic, write_lines};
 use rlaif_core::seed::{self, Split};
 use rlaif_core::{Candidate, Judgment, Message, Outcome, Prompt, Sampling};
-use rlaif_eval::{Comparison, Estimate, length_preference, slope, win_rate, words};
+use rlaif_eval::{Comparison, Estimate, Proportion, length_preference, slope, win_rate, words};
 use rlaif_feedback::{CandidatesConfig, Orders};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use super::{
 use crate::error::Error;
 use crate::evaluation::{
     Bias, Compared, Evaluation, FILE, IterationFigures, LABELS, Label, Means, Measured, Numbers,
-    PolicyFigures, SUMMARY,
+    PolicyFigures, Rater, SUMMARY,
 };
 use crate::recipe::{Algorithm, Recipe};
 use crate::rows::Tally;
@@ -225,6 +225,7 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
         comparisons: comparisons(cx, &players, &measured, judgments.as_deref()),
         bias: bias(&labeled, &players, &measured, reward.as_ref()),
         iterations: iterations(cx)?,
+        raters: raters(cx, &labeled, run_seed),
     };
     let lines: Vec<&Measured> = measured.iter().flatten().collect();
     let known = known_labels(cx, &labeled);
@@ -249,12 +250,37 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
             },
         ),
     ]);
-    record(cx.folder, "evaluate", key, outputs, &tally)?;
+    record(cx.folder, "evaluate", key, outputs, &tally, None)?;
     Ok(StageReport {
         stage: "evaluate".into(),
         unchanged: false,
         tally,
     })
+}
+
+/// The judge as a rater, and whom the evaluators know; nobody where nothing was labeled.
+fn raters(cx: &Context<'_>, labeled: &[Judgment], seed: u64) -> Vec<Rater> {
+    if labeled.is_empty() {
+        return Vec::new();
+    }
+    let steady = labeled.iter().flat_map(|j| {
+        let own = j.opinions.is_empty().then_some(j.orders_agree);
+        own.into_iter()
+            .chain(j.opinions.iter().map(|o| o.orders_agree))
+    });
+    let right = labeled.iter().filter_map(|j| {
+        let p = j.p_first.get()?;
+        let truth = cx.evaluators.iter().find_map(|e| e.label(j))?;
+        (truth != 0.5).then_some((p > 0.5) == (truth > 0.5))
+    });
+    let mut all = vec![Rater {
+        who: "the judge".into(),
+        with_itself: Proportion::of(steady.flatten()),
+        with_another: None,
+        right: Proportion::of(right),
+    }];
+    all.extend(cx.evaluators.iter().flat_map(|e| e.raters(labeled, seed)));
+    all
 }
 
 /// What the evaluators know of the pairs that the judge labeled.

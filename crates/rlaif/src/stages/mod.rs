@@ -25,9 +25,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rlaif_core::rowlog::RowLog;
-use rlaif_core::run::{OutputFile, RunFolder, StageEntry, StageKey};
+use rlaif_core::run::{OutputFile, Pace, RunFolder, StageEntry, StageKey};
 use rlaif_core::{Constitution, Model, Outcome, dataset::Dataset, seed};
 use rlaif_feedback::{FeedbackError, Purpose, Template};
 use serde::Serialize;
@@ -287,7 +288,12 @@ where
         progress: spec.progress,
         stop: spec.stop,
     };
+    let begun = Instant::now();
     let tally = for_each_row(items, &mut log, &options, row).await?;
+    let pace = Pace {
+        rows: tally.rows.saturating_sub(tally.reused) as u64,
+        millis: begun.elapsed().as_millis() as u64,
+    };
     let output = folder.path().join(spec.output);
     let written = log.write_artifact(&keys, &output, |record: R| expand(&record))?;
     check_failed(spec.name, &tally, spec.max_failed, || {
@@ -300,7 +306,8 @@ where
         .all(|(name, n)| *n == 0 || !is_open(name))
     {
         let outputs = BTreeMap::from([(spec.output.to_owned(), written)]);
-        record(folder, spec.name, key, outputs, &tally)?;
+        let pace = (pace.rows > 0).then_some(pace);
+        record(folder, spec.name, key, outputs, &tally, pace)?;
     }
     Ok(StageReport {
         stage: spec.name.to_owned(),
@@ -336,6 +343,7 @@ pub(crate) fn record(
     key: StageKey,
     outputs: BTreeMap<String, OutputFile>,
     tally: &Tally,
+    pace: Option<Pace>,
 ) -> Result<(), Error> {
     folder.record(
         name,
@@ -350,6 +358,7 @@ pub(crate) fn record(
                 .iter()
                 .map(|(name, n)| ((*name).to_owned(), *n as u64))
                 .collect(),
+            pace,
         },
     )?;
     Ok(())

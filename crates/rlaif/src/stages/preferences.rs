@@ -38,7 +38,7 @@ pub fn run(cx: &mut Context<'_>) -> Result<StageReport, Error> {
         let preferences: Vec<Preference> = judgments.iter().map(Preference::from).collect();
         let written = write_lines(&cx.file(FILE), &preferences)?;
         let outputs = BTreeMap::from([(FILE.to_owned(), written)]);
-        record(cx.folder, "preferences", key, outputs, &tally)?;
+        record(cx.folder, "preferences", key, outputs, &tally, None)?;
     }
     Ok(StageReport {
         stage: "preferences".into(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::dataset::Dataset;
-use rlaif_core::run::write_atomic;
+use rlaif_core::run::{RunFolder, write_atomic};
 use rlaif_core::{Judgment, Revision};
 use rlaif_eval::JudgeSummary;
 use serde::de::DeserializeOwned;
@@ -89,7 +89,10 @@ fn training(run: &Path, judgments: &[Judgment]) -> Result<Training, Error> {
             });
         }
     }
+    let manifest = RunFolder::read(run)?;
+    let pace = manifest.stages.get("judge").and_then(|s| s.pace);
     Ok(Training {
+        labels_per_sec: pace.and_then(|p| p.per_sec()),
         labels: if stages.is_empty() {
             0
         } else {

@@ -76,7 +76,7 @@ impl Training<'_> {
         tally
             .outcomes
             .insert(Outcome::Decided.as_str(), steps as usize);
-        record(cx.folder, self.name, key, outputs, &tally)?;
+        record(cx.folder, self.name, key, outputs, &tally, None)?;
         discard_checkpoint(&out)?;
         Ok(StageReport {
             stage: self.name.to_owned(),
