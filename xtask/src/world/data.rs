@@ -427,6 +427,34 @@ pub struct CriticRows<'w> {
     options: [u32; 2],
     stops: [u32; 3],
     asked: Asked,
+    lesson: Lesson,
+}
+
+/// What the critic is shown more of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lesson {
+    /// All dimensions equally.
+    All,
+    /// Harmlessness and helpfulness, whose grades hang on what was asked for: the critic is right
+    /// about them early and sure of them late, and as long as it is, its log-odds say less of a
+    /// difference there than of one in tone.
+    Hard,
+}
+
+impl Lesson {
+    fn dimension(self, rng: &mut Rng) -> Dimension {
+        match self {
+            Lesson::All => Dimension::ALL[rng.below(8)],
+            Lesson::Hard => {
+                let weights = Dimension::ALL.map(|d| match d {
+                    Dimension::Harmless => 4.0,
+                    Dimension::Helpful => 2.0,
+                    _ => 1.0,
+                });
+                Dimension::ALL[rng.weighted(&weights)]
+            }
+        }
+    }
 }
 
 /// Weights of the questions, the verdict's being 1.
@@ -443,7 +471,7 @@ const OF_RESPONSE: f32 = 0.4;
 const SHARPNESS: f64 = 4.0;
 
 impl<'w> CriticRows<'w> {
-    pub fn new(world: &'w World, words: Tokenizer) -> Result<Self, String> {
+    pub fn new(world: &'w World, words: Tokenizer, lesson: Lesson) -> Result<Self, String> {
         let id = |t: &str| {
             words
                 .id(t)
@@ -454,6 +482,7 @@ impl<'w> CriticRows<'w> {
             options: [id("(A)")?, id("(B)")?],
             stops: [id(".")?, id("?")?, id("!")?],
             asked: Asked::new(&words)?,
+            lesson,
             words,
             compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
         })
@@ -474,7 +503,7 @@ impl<'w> CriticRows<'w> {
 
     fn comparison(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
-        let dimension = (!rng.chance(0.04)).then(|| Dimension::ALL[rng.below(8)]);
+        let dimension = (!rng.chance(0.04)).then(|| self.lesson.dimension(rng));
         let pair = pair(c, rng, dimension, false);
         let first = rng.chance(1.0 / (1.0 + (-SHARPNESS * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
@@ -605,7 +634,11 @@ impl<'w> CriticRows<'w> {
 
 impl Rows for CriticRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
-        let mut rng = Rng::of(2, &["critic", &step.to_string()]);
+        let lesson = match self.lesson {
+            Lesson::All => "critic",
+            Lesson::Hard => "critic, what is hard",
+        };
+        let mut rng = Rng::of(2, &[lesson, &step.to_string()]);
         (0..40)
             .map(|i| match i % 10 {
                 9 => self.critique(&mut rng),

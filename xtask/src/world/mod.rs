@@ -16,7 +16,7 @@ use std::time::Instant;
 use rlaif_engine::{LlamaConfig, Tokenizer};
 use rlaif_world::World;
 
-use data::{AssistantRows, CriticRows};
+use data::{AssistantRows, CriticRows, Lesson};
 use pretrain::{Plan, pretrain};
 
 const HELP: &str = "\
@@ -74,6 +74,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         let plan = Plan {
             name: "assistant",
             config: shape(tokenizer::padded(words.len())),
+            from: None,
             steps: scaled(3_000),
             rate: 2e-3,
             work: work.join("assistant"),
@@ -83,15 +84,29 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     }
     if wants("critic") {
         let words = read("critic")?;
+        let first = work.join("critic-first");
         let plan = Plan {
             name: "critic",
             config: shape(tokenizer::padded(words.len())),
+            from: None,
             steps: scaled(3_200),
             rate: 2e-3,
             work: work.join("critic"),
-            out: out.join("critic"),
+            out: first.clone(),
         };
-        pretrain(&plan, &CriticRows::new(world, words)?)?;
+        if !first.join("model.safetensors").is_file() {
+            pretrain(&plan, &CriticRows::new(world, read("critic")?, Lesson::All)?)?;
+        }
+        let plan = Plan {
+            name: "critic, what is hard",
+            from: Some(first),
+            steps: scaled(800),
+            rate: 1e-3,
+            work: work.join("critic-hard"),
+            out: out.join("critic"),
+            ..plan
+        };
+        pretrain(&plan, &CriticRows::new(world, words, Lesson::Hard)?)?;
     }
     if wants("measure") {
         let pairs = number("--pairs", 2_000.0)? as usize;

@@ -15,6 +15,8 @@ use super::data::{Row, Rows};
 pub struct Plan {
     pub name: &'static str,
     pub config: LlamaConfig,
+    /// Folder of the model to begin from; random weights where there is none.
+    pub from: Option<PathBuf>,
     /// Steps in all.
     pub steps: u64,
     /// The highest rate, after the warm-up; a cosine leads down to a fiftieth of it.
@@ -68,14 +70,10 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
     let mut optimizer = AdamW::default();
     optimizer.betas = (0.9, 0.98);
     optimizer.weight_decay = 0.05;
-    let mut weights = Weights::random(&plan.config, 0.05, 0);
-    // The projections that write into the residual stream start smaller, as in GPT-2.
-    for block in &mut weights.blocks {
-        for i in [3, 6] {
-            let shrink = 1.0 / (2.0 * plan.config.layers as f32).sqrt();
-            block.linear[i].data.iter_mut().for_each(|w| *w *= shrink);
-        }
-    }
+    let weights = match &plan.from {
+        Some(folder) => Weights::read(folder, &plan.config).map_err(text)?,
+        None => random(&plan.config),
+    };
     let mut tuner = Tuner::new(
         plan.config.clone(),
         Arc::new(weights),
@@ -167,6 +165,19 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
         .weights()
         .write(&plan.out, &plan.config, true)
         .map_err(text)
+}
+
+/// Weights to begin from. The projections that write into the residual stream start smaller, as in
+/// GPT-2.
+fn random(config: &LlamaConfig) -> Weights {
+    let mut weights = Weights::random(config, 0.05, 0);
+    let shrink = 1.0 / (2.0 * config.layers as f32).sqrt();
+    for block in &mut weights.blocks {
+        for i in [3, 6] {
+            block.linear[i].data.iter_mut().for_each(|w| *w *= shrink);
+        }
+    }
+    weights
 }
 
 fn clear(work: &Path, keep: &Path) -> Result<(), String> {
