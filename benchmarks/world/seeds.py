@@ -5,7 +5,8 @@
     python benchmarks/world/seeds.py --contrast           # concise against polite, and own words
     python benchmarks/world/seeds.py --failures           # biased judge, no KL, too few labels
 
-Runs are kept under --work (target/world-runs) and not made again. Only the standard library is used.
+Runs are kept under --work (target/world-runs) and not made again; a failure begins from the finished
+run of its seed, and repeats only what differs. Only the standard library is used.
 On Linux each run is pinned to cores 0 and 1 and timed from outside.
 """
 
@@ -42,12 +43,15 @@ FIGURES = [
 ]
 
 
-def run(rlaif, work, name, options):
-    """One run; its figures, from an earlier call where there are any."""
+def run(rlaif, work, name, options, begin=None):
+    """One run; its figures, from an earlier call where there are any. `begin`: a finished run whose
+    stages are taken over as far as nothing that determines them has changed."""
     folder = work / name
     kept = work / f"{name}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
+    if begin and (work / begin).is_dir() and not folder.exists():
+        shutil.copytree(work / begin, folder)
     command = [str(rlaif), "quickstart", "--out", str(folder), "--json", *options]
     if shutil.which("taskset"):
         command = ["taskset", "-c", "0,1", *command]
@@ -117,7 +121,8 @@ def main():
             ("no-kl", ["--kl-coef", "0", "--kl-budget", "1000", "--episodes", "6144"]),
             ("few-labels", ["--prompts", "150"]),
         ]:
-            figures = run(args.rlaif, args.work, name, ["--seed", str(args.seeds[0]), *options])
+            seed = str(args.seeds[0])
+            figures = run(args.rlaif, args.work, name, ["--seed", seed, *options], f"seed{seed}")
             print(f"\n### {name}: {' '.join(options)}\n")
             table([figures])
     else:
