@@ -362,6 +362,7 @@ impl Line {
             kind: FailureKind::Passing {
                 retry_after: wait,
                 load,
+                timed_out: false,
                 elsewhere: false,
             },
             message: format!("status {status}: {}", words(&text)),
@@ -376,7 +377,7 @@ impl Line {
         if error.is_timeout() && !error.is_connect() {
             self.shared.meter.failure("timeout");
             let secs = self.shared.timeout.as_secs();
-            return Failure::lost(format!("no answer from `{url}` within {secs} s"));
+            return Failure::timed_out(format!("no answer from `{url}` within {secs} s"));
         }
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {

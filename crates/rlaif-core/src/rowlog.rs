@@ -262,6 +262,7 @@ impl RowLog {
         out: &Path,
         mut expand: impl FnMut(R) -> Vec<serde_json::Value>,
     ) -> Result<OutputFile> {
+        let keys = keys.iter().map(String::as_str);
         self.write_partial_artifact(keys, out, |key, record| match record {
             Some(record) => Ok(expand(record)),
             None => Err(Error::Format {
@@ -275,9 +276,9 @@ impl RowLog {
     ///
     /// # Errors
     /// [`Error::Io`], and whatever `expand` returns.
-    pub fn write_partial_artifact<R: DeserializeOwned>(
+    pub fn write_partial_artifact<'k, R: DeserializeOwned>(
         &self,
-        keys: &[String],
+        keys: impl IntoIterator<Item = &'k str>,
         out: &Path,
         mut expand: impl FnMut(&str, Option<R>) -> Result<Vec<serde_json::Value>>,
     ) -> Result<OutputFile> {

@@ -96,6 +96,15 @@ impl Error {
         }
     }
 
+    /// A budget's end stopped the run: a wish, not a fault.
+    #[must_use]
+    pub fn is_budget(&self) -> bool {
+        let Error::Stopped { cause, .. } = self else {
+            return false;
+        };
+        matches!(cause, Some(ModelError::BudgetReached))
+    }
+
     /// 1 a gate failed or a run stopped early, 2 the user's fault, 3 the environment's or ours.
     #[must_use]
     pub fn exit_code(&self) -> u8 {

@@ -325,6 +325,8 @@ where
                     answered += 1;
                 }
             }
+            // A person's wish is no cause that a person should be told of.
+            Err(FeedbackError::Stop(ModelError::Stopped)) => options.stop.request(),
             Err(FeedbackError::Stop(error)) => {
                 options.stop.request();
                 cause.get_or_insert(error);

@@ -200,7 +200,7 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "API")]
     pub api: Option<String>,
     /// Ask by the provider's batch interface: half the price, up to a day for an answer. Leave by
-    /// Ctrl-C twice; the same command collects what came.
+    /// Ctrl-C; the same command collects what came.
     #[arg(long)]
     pub batch: bool,
     /// Requests a minute at each server, at most.

@@ -1,8 +1,10 @@
 //! What every verb on loose files begins with and ends with: the input, the models, the log that keeps
 //! finished rows, the output.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rlaif::error::Error;
@@ -11,6 +13,7 @@ use rlaif::progress::Progress;
 use rlaif::rows::{Ended, RunOptions, Stop, Tally, census, check_failed, stream_rows};
 use rlaif::stages::commonest_error;
 use rlaif::{Constitution, Model, Outcome};
+use rlaif_client::Halt;
 use rlaif_core::export::{RowWriter, check_ending};
 use rlaif_core::rowlog::RowLog;
 use rlaif_feedback::FeedbackError;
@@ -109,7 +112,7 @@ impl Desk {
         let models = Models::with_ledger(&journal, limits)?;
         bars.watch(models.watch());
         let stop = Stop::default();
-        stop_on_interrupt(&stop);
+        stop_on_interrupt(&stop, Some(models.halt()));
         Ok(Desk {
             constitution,
             input,
@@ -166,7 +169,7 @@ impl Desk {
         };
         let (tally, stopped) = stream_rows(items, before, log, &options, row).await?;
         match stopped {
-            Some(error) if !is_budget(&error) => Err(error),
+            Some(error) if !error.is_budget() => Err(error),
             stopped => Ok((tally, stopped)),
         }
     }
@@ -276,7 +279,7 @@ impl Desk {
     ) -> Result<u8, Error> {
         let mut totals = Totals::new(tally, self.begun.elapsed().as_secs_f64());
         self.models.count(&mut totals);
-        let reached = gate.as_ref().is_err_and(is_budget);
+        let reached = gate.as_ref().is_err_and(Error::is_budget);
         if global.json && (gate.is_ok() || reached) {
             let mut value = serde_json::to_value(&totals).unwrap_or_default();
             if let Some(map) = value.as_object_mut() {
@@ -330,37 +333,39 @@ fn is_finished(tally: &Tally) -> bool {
     tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
 }
 
-fn is_budget(error: &Error) -> bool {
-    let cause = match error {
-        Error::Stopped { cause, .. } => cause.as_ref(),
-        _ => None,
+/// Ctrl-C, SIGTERM or SIGHUP once: what was sent to a model ends and is kept, the rest can go on
+/// later. Twice: out at once; what is finished is on disk already.
+pub fn stop_on_interrupt(stop: &Stop, halt: Option<Arc<Halt>>) {
+    let (stop, asked) = (stop.clone(), Arc::new(AtomicBool::new(false)));
+    let ask = move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(1);
+        }
+        stop.request();
+        if let Some(halt) = &halt {
+            halt.request();
+        }
+        // A terminal that went away cannot be written to, which stops nothing.
+        let _ = writeln!(
+            std::io::stderr(),
+            "stopping: what is under way ends and is kept; once more to stop at once"
+        );
     };
-    matches!(cause, Some(rlaif::ModelError::BudgetReached))
-}
-
-/// Ctrl-C once: rows in flight end, the rest can go on later. Twice: out at once; what is
-/// finished is on disk already.
-pub fn stop_on_interrupt(stop: &Stop) {
-    // A supervisor's way to say it once; it kills what does not end in time.
+    // A supervisor's way to say it, and a terminal's that is closed.
     #[cfg(unix)]
     for kind in [SignalKind::terminate(), SignalKind::hangup()] {
         if let Ok(mut signal) = signal(kind) {
-            let stop = stop.clone();
+            let ask = ask.clone();
             tokio::spawn(async move {
                 while signal.recv().await.is_some() {
-                    stop.request();
+                    ask();
                 }
             });
         }
     }
-    let stop = stop.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.request();
-            eprintln!("stopping: rows in flight end first; Ctrl-C again to stop at once");
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(1);
+        while tokio::signal::ctrl_c().await.is_ok() {
+            ask();
         }
     });
 }

@@ -11,7 +11,7 @@ use rlaif::recipe::{ModelSource, ModelUse};
 use rlaif::rows::Width;
 use rlaif::{Error, Model, Recipe};
 use rlaif_client::{
-    Account, Api, Budget, Endpoint, EndpointConfig, Journal, JournalError, Ledger, Limits, Now,
+    Account, Api, Budget, Endpoint, EndpointConfig, Halt, Journal, JournalError, Ledger, Limits, Now,
     Prices, Replica, Stats,
 };
 
@@ -111,6 +111,7 @@ impl Models {
             ledger: Ledger {
                 journal: Some(journal),
                 budget,
+                ..Ledger::default()
             },
             prices: Some(prices),
             ..Models::default()
@@ -214,6 +215,11 @@ impl Models {
         let model: Model = endpoint;
         self.by_name.insert(name.to_owned(), Arc::clone(&model));
         Ok(model)
+    }
+
+    /// By what its endpoints are asked to send nothing more.
+    pub fn halt(&self) -> Arc<Halt> {
+        Arc::clone(&self.ledger.halt)
     }
 
     /// What may be watched while it runs.

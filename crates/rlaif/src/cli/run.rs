@@ -339,7 +339,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     let dashboard = Dashboard::open_if(limits.dashboard, &bars, models.watch())?;
     let width = models.width();
     let stop = Stop::default();
-    stop_on_interrupt(&stop);
+    stop_on_interrupt(&stop, Some(models.halt()));
     let mut cx = Context::new(
         &ready.recipe,
         &ready.constitution,
