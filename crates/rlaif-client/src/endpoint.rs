@@ -231,6 +231,12 @@ impl Endpoint {
         self.meter.stats()
     }
 
+    /// Its tokens have a price.
+    #[must_use]
+    pub fn has_price(&self) -> bool {
+        self.config.price.is_some()
+    }
+
     /// What is under way.
     #[must_use]
     pub fn now(&self) -> Now {

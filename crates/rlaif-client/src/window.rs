@@ -560,6 +560,69 @@ mod tests {
         assert!(least >= 96 && rule.limit() >= 128, "{least} {rule:?}");
     }
 
+    /// A server that does one request after the other, `secs` each, also those that nobody waits for
+    /// any more. Returns for each simulated minute the window and the share that timed out.
+    fn one_by_one(secs: f64, timeout: f64) -> Vec<(usize, f64)> {
+        let mut rule = Controller::new(8, 768, timeout);
+        let mut now = 0.0f64;
+        let mut free_at = 0.0f64;
+        let mut flying: Vec<(f64, Ended)> = Vec::new();
+        let mut told = Vec::new();
+        for _ in 0..20 {
+            let (mut answered, mut late) = (0u32, 0u32);
+            let until = now + 60.0 * secs;
+            while now < until {
+                while flying.len() < rule.limit() {
+                    free_at = free_at.max(now) + secs;
+                    let takes = free_at - now;
+                    flying.push(match takes < timeout {
+                        true => (free_at, Ended::Answered { secs: takes }),
+                        false => (now + timeout, Ended::TimedOut { secs: timeout }),
+                    });
+                }
+                rule.full();
+                flying.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let (at, how) = flying.pop().unwrap();
+                now = now.max(at);
+                match how {
+                    Ended::TimedOut { .. } => late += 1,
+                    _ => answered += 1,
+                }
+                rule.ended(now, how);
+            }
+            told.push((rule.limit(), f64::from(late) / f64::from(answered + late)));
+        }
+        told
+    }
+
+    #[test]
+    fn time_outs_of_a_slow_server_shrink_the_window_and_those_of_a_lossy_one_do_not() {
+        // Ten and then two can be answered in time; the second cannot even bear the first eight.
+        for (secs, timeout) in [(0.1, 1.0), (5.0, 10.1), (30.0, 120.0)] {
+            let told = one_by_one(secs, timeout);
+            let late = told[5..].iter().map(|(_, share)| share).sum::<f64>() / 15.0;
+            assert!(late < 0.05, "{secs} {timeout}: {told:?}");
+            let bears = (timeout / secs) as usize;
+            assert!(told.iter().all(|(w, _)| *w <= bears), "{told:?}");
+        }
+        // Every tenth request is never answered, the others in 50 ms: the window is what it would be.
+        let mut rule = Controller::new(8, 512, 2.0);
+        let mut now = 0.0;
+        for i in 0..200_000u32 {
+            rule.full();
+            now += 0.05 / rule.limit() as f64;
+            let lost = i % 10 == 0 && now > 2.0;
+            rule.ended(
+                now,
+                match lost {
+                    true => Ended::TimedOut { secs: 2.0 },
+                    false => Ended::Answered { secs: 0.05 },
+                },
+            );
+        }
+        assert_eq!(rule.limit(), 512, "{rule:?}");
+    }
+
     #[test]
     fn the_window_never_exceeds_its_maximum_and_one_refusal_changes_nothing() {
         let told = simulate(10_000, 0.05, 0.0, false, 100);

@@ -222,7 +222,7 @@ async fn a_call_given_up_counts_with_its_bound() {
     );
     drop((endpoint, ledger));
     let reader = JournalReader::open(&folder.path().join("calls.sqlite")).unwrap();
-    let account = reader.account().unwrap();
+    let account = reader.account(&Filter::default()).unwrap();
     assert_eq!((account.answered, account.unsettled), (0, 1));
     assert!(account.unsettled_usd > 0.0 && account.unsettled_tokens > 500);
 }

@@ -303,8 +303,9 @@ pub enum ModelError {
         /// The model's limit; 0 where the server did not say.
         limit: u64,
     },
-    /// The endpoint says that the request itself is wrong; asking again is useless.
-    #[error("the endpoint rejected the request with status {status}: {message}")]
+    /// The endpoint, or a model in memory, says that the request itself is wrong; asking again is
+    /// useless.
+    #[error("the request was rejected with status {status}: {message}")]
     Rejected {
         /// HTTP status.
         status: u16,

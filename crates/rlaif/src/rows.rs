@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -379,6 +380,28 @@ pub fn check_failed(
             total: tally.rows,
             allowed: max_failed,
             reason: reason(),
+        });
+    }
+    Ok(())
+}
+
+/// The gate on rows that cannot be read: they have no label either. `faults` and `rows` are those
+/// that cannot and those that can.
+///
+/// # Errors
+/// [`Error::TooManyUnread`].
+pub fn check_unread(
+    path: &Path,
+    (faults, rows): (usize, usize),
+    max_failed: f64,
+) -> Result<(), Error> {
+    let total = faults + rows;
+    if faults as f64 > max_failed * total as f64 {
+        return Err(Error::TooManyUnread {
+            path: path.to_path_buf(),
+            faults,
+            total,
+            allowed: max_failed,
         });
     }
     Ok(())

@@ -206,7 +206,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn account(&self) -> Result<Account, JournalError> {
-        read::account(&lock(&self.reader)).map_err(|e| JournalError::sqlite("read", &self.path, &e))
+        read::account(&lock(&self.reader), &Filter::default())
+            .map_err(|e| JournalError::sqlite("read", &self.path, &e))
     }
 
     /// Removes a journal that is needed no more, with the files beside it.

@@ -10,10 +10,12 @@ use std::time::Instant;
 use rlaif::error::Error;
 use rlaif::figures::Totals;
 use rlaif::progress::Progress;
-use rlaif::rows::{Ended, RunOptions, Stop, Tally, census, check_failed, stream_rows};
+use rlaif::rows::{
+    Ended, RunOptions, Stop, Tally, census, check_failed, check_unread, stream_rows,
+};
 use rlaif::stages::commonest_error;
 use rlaif::{Constitution, Model, Outcome};
-use rlaif_client::Halt;
+use rlaif_client::{Account, Halt};
 use rlaif_core::export::{RowWriter, check_ending};
 use rlaif_core::rowlog::RowLog;
 use rlaif_feedback::FeedbackError;
@@ -209,8 +211,32 @@ impl Desk {
             Some(stopped) => Err(stopped),
             None => check_failed(verb, tally, endpoint.max_failed, || {
                 commonest_error::<R>(log, keys)
+            })
+            .and_then(|()| {
+                let input = &self.input;
+                let counts = (input.faults, input.rows);
+                check_unread(&input.path, counts, endpoint.max_failed)
             }),
         }
+    }
+
+    /// An output with more rows than it would have now is the result of something else: it was paid
+    /// for, and is not replaced without a word.
+    fn check_larger(&self, files: &FilesArgs, rows: usize) -> Result<(), Error> {
+        let held = match files.out.exists() && !files.overwrite {
+            true => rows_of(&files.out),
+            false => 0,
+        };
+        if held > rows {
+            return Err(Error::input(
+                format!(
+                    "`{}` has {held} rows and would be replaced by {rows}: nothing was asked",
+                    files.out.display()
+                ),
+                "give another file by `--out`, or `--overwrite` to replace it",
+            ));
+        }
+        Ok(())
     }
 
     /// Removes the log where no row is left to ask again.
@@ -243,12 +269,14 @@ impl Desk {
         F: Fn(T) -> Fut,
         Fut: Future<Output = Result<R, FeedbackError>>,
     {
+        let more: Vec<Value> = more.into_iter().collect();
         let mut log = self.log()?;
         let key = |item: Result<(String, T), Error>| item.map(|(key, _)| key);
         let before = census::<R>(items()?.map(key), &log)?;
         if before.rows == 0 {
             return Err(no_completions(work.files, work.wanted));
         }
+        self.check_larger(work.files, before.rows + more.len())?;
         let (tally, stopped) = self
             .stream(work.verb, work.endpoint, &mut log, (before, items()?), row)
             .await?;
@@ -302,10 +330,7 @@ impl Desk {
             out.display()
         );
         if let Some(account) = self.models.account()?.filter(|a| a.settled_usd > 0.0) {
-            eprintln!(
-                "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
-                account.settled_usd, account.unsettled_usd
-            );
+            eprintln!("{}", money(&account));
         }
         if !self.keeps_log && is_finished(tally) {
             self.models.remove_journal()?;
@@ -321,11 +346,35 @@ impl Desk {
     }
 }
 
+/// What a journal was charged, in words.
+pub fn money(account: &Account) -> String {
+    format!(
+        "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
+        account.settled_usd, account.unsettled_usd
+    )
+}
+
 /// Writes a verb's page: where it was wanted, else beside the output.
 pub fn write_page(out: &Path, page: Option<&Path>, html: &str) -> Result<(), Error> {
     let beside = out.with_extension("html");
     rlaif_core::run::write_atomic(page.unwrap_or(&beside), html.as_bytes())?;
     Ok(())
+}
+
+/// Rows of an output; none where it is no file that this tool writes.
+fn rows_of(out: &Path) -> usize {
+    if out.extension().is_some_and(|e| e == "gz" || e == "parquet") {
+        let rows = rlaif_core::dataset::Reader::open(out).map(|rows| rows.flatten().count());
+        return rows.unwrap_or(0);
+    }
+    let Ok(mut file) = std::fs::File::open(out) else {
+        return 0;
+    };
+    let (mut rows, mut some) = (0, vec![0u8; 1 << 16]);
+    while let Ok(n @ 1..) = std::io::Read::read(&mut file, &mut some) {
+        rows += some[..n].iter().filter(|b| **b == b'\n').count();
+    }
+    rows
 }
 
 /// No row is left to ask again.

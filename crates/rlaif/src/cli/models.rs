@@ -91,16 +91,21 @@ impl Models {
             ));
         }
         let journal = Journal::open(journal).map_err(journal_fault)?;
-        let account = journal.account().map_err(journal_fault)?;
         let wanted = Limits {
             max_usd: limits.max_usd,
             max_calls: limits.max_calls,
         };
-        let budget = (wanted != Limits::default()).then(|| {
-            let usd = account.settled_usd + account.unsettled_usd;
-            let lost = account.unsettled.min(account.failed);
-            Arc::new(Budget::new(wanted, account.answered + lost, usd))
-        });
+        // Adding up a long journal takes time, which only a budget is worth.
+        let budget = match wanted == Limits::default() {
+            true => None,
+            false => {
+                let account = journal.account().map_err(journal_fault)?;
+                let usd = account.settled_usd + account.unsettled_usd;
+                let lost = account.unsettled.min(account.failed);
+                let spent = account.answered + lost;
+                Some(Arc::new(Budget::new(wanted, spent, usd)))
+            }
+        };
         let mut prices = Prices::shipped().map_err(|e| Error::input(e.to_string(), ""))?;
         if let Some(file) = &limits.prices {
             prices = prices
@@ -173,6 +178,13 @@ impl Models {
         config.draws = args.draws;
         config.concurrency = args.concurrency;
         config.batch = args.batch;
+        if !(args.batch_poll > 0.0 && args.batch_poll.is_finite()) {
+            return Err(Error::input(
+                format!("`--batch-poll` must be above 0, got `{}`", args.batch_poll),
+                "give seconds, as in `--batch-poll 60`",
+            ));
+        }
+        config.batch_poll_secs = args.batch_poll;
         config.requests_per_min = args.requests_per_min;
         config.tokens_per_min = args.tokens_per_min;
         config.api = match args.api.as_deref() {
@@ -254,11 +266,12 @@ impl Models {
         }
     }
 
-    /// What all runs of the journal were charged.
+    /// What all runs of the journal were charged, where a model has a price.
     pub fn account(&self) -> Result<Option<Account>, Error> {
         self.ledger
             .journal
             .as_ref()
+            .filter(|_| self.watch().endpoints().iter().any(|e| e.has_price()))
             .map(|j| j.account().map_err(journal_fault))
             .transpose()
     }
