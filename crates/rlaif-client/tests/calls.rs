@@ -36,6 +36,7 @@ fn ledger(folder: &Path, limits: Limits) -> Ledger {
     Ledger {
         journal: Some(journal),
         budget: Some(Arc::new(Budget::new(limits, account.answered, usd))),
+        ..Ledger::default()
     }
 }
 

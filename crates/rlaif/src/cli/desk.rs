@@ -96,12 +96,9 @@ impl Desk {
                 "give another file by `--out`, or `--overwrite` to ask for all of it again",
             ));
         }
-        let input = Input::open(&files.input, files.limit, &*progress)?;
-        if input.rows == 0 {
-            return Err(Error::input(
-                format!("`{}` has no row that can be read", files.input.display()),
-                "see the table of columns in the README",
-            ));
+        let input = Input::open(&files.input, files.limit, &progress)?;
+        if input.is_empty() {
+            return Err(no_rows(&files.input));
         }
         let journal = match &files.run {
             Some(folder) => folder.join(JOURNAL),
@@ -213,9 +210,9 @@ impl Desk {
                 commonest_error::<R>(log, keys)
             })
             .and_then(|()| {
-                let input = &self.input;
-                let counts = (input.faults, input.rows);
-                check_unread(&input.path, counts, endpoint.max_failed)
+                let counts = self.input.counts();
+                let counts = (counts.faults, counts.rows);
+                check_unread(&self.input.path, counts, endpoint.max_failed)
             }),
         }
     }
@@ -273,6 +270,9 @@ impl Desk {
         let mut log = self.log()?;
         let key = |item: Result<(String, T), Error>| item.map(|(key, _)| key);
         let before = census::<R>(items()?.map(key), &log)?;
+        if self.input.is_empty() {
+            return Err(no_rows(&work.files.input));
+        }
         if before.rows == 0 {
             return Err(no_completions(work.files, work.wanted));
         }
@@ -311,7 +311,7 @@ impl Desk {
         if global.json && (gate.is_ok() || reached) {
             let mut value = serde_json::to_value(&totals).unwrap_or_default();
             if let Some(map) = value.as_object_mut() {
-                map.insert("malformed".into(), self.input.faults.into());
+                map.insert("malformed".into(), self.input.counts().faults.into());
                 map.insert("out".into(), out.display().to_string().into());
                 map.insert("budget_reached".into(), reached.into());
                 map.extend(extra);
@@ -344,6 +344,13 @@ impl Desk {
             gate => gate.map(|()| 0),
         }
     }
+}
+
+fn no_rows(input: &Path) -> Error {
+    Error::input(
+        format!("`{}` has no row that can be read", input.display()),
+        "see the table of columns in the README",
+    )
 }
 
 /// What a journal was charged, in words.
