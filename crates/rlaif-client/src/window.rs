@@ -283,7 +283,16 @@ impl Controller {
             return;
         }
         if round.was_full && share <= 2.0 * self.base + 0.01 {
+            let before = self.limit;
             self.grow();
+            let longer = self.limit as f64 / before as f64;
+            if let (Some(mean), Some(floor)) = (mean, self.floor)
+                && mean > SLOW_NEAR * floor
+                && mean * longer > self.timeout
+            {
+                // Answers queue already, and would not come in time.
+                self.limit = before;
+            }
         }
     }
 

@@ -133,10 +133,18 @@ async fn a_run_at_its_budgets_end_has_every_row_and_goes_on() {
             assert!(r.get("p_first").is_none_or(Value::is_null), "{r}");
         }
     }
-    let output = done(rlaif(at, &["run", "recipe.toml", "--max-calls", "1000"])).await;
+    // What the stand-in writes has no worth that it could judge by: every label ends unparseable.
+    let args = [
+        "run",
+        "recipe.toml",
+        "--max-calls",
+        "1000",
+        "--set",
+        "max_failed=1.0",
+    ];
+    let output = done(rlaif(at, &args)).await;
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let theirs = standin.account();
-    assert_eq!((theirs.answered, theirs.repeated), (100, 0));
+    assert_eq!(standin.account().repeated, 0);
     for (file, ..) in stages {
         let records = rows(&at.join("run").join(file));
         assert!(records.iter().all(|r| r["outcome"] != "not_run"), "{file}");
