@@ -288,9 +288,9 @@ impl Controller {
             let longer = self.limit as f64 / before as f64;
             if let (Some(mean), Some(floor)) = (mean, self.floor)
                 && mean > SLOW_NEAR * floor
-                && mean * longer > self.timeout
+                && mean * longer > 0.9 * self.timeout
             {
-                // Answers queue already, and would not come in time.
+                // Answers queue already, and some would not come in time.
                 self.limit = before;
             }
         }

@@ -429,3 +429,32 @@ fn journals_that_cannot_be_used_say_why() {
     }
     assert!(JournalReader::open(&folder.path().join("none")).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_room_does_not_use_up_a_calls_time() {
+    let plan = Plan {
+        latency: Duration::from_millis(100),
+        ..Plan::default()
+    };
+    let standin = Standin::start(plan, 0).await.unwrap();
+    let mut config = config(&standin);
+    config.concurrency = 1.into();
+    let endpoint = Endpoint::open(config).unwrap();
+    // Twelve calls one after the other take 1.2 s, and each has 0.6 s for itself.
+    let asked = stream::iter(0..12).map(|row| {
+        let endpoint = &endpoint;
+        async move {
+            let cx = CallContext {
+                deadline: Duration::from_millis(600),
+                ..context(row)
+            };
+            endpoint.choice_logprobs(&pair(row), &cx).await
+        }
+    });
+    let begun = Instant::now();
+    let answers: Vec<_> = asked.buffer_unordered(12).collect().await;
+    assert!(begun.elapsed() > Duration::from_millis(1100));
+    for answer in answers {
+        answer.unwrap();
+    }
+}
