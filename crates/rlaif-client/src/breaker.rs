@@ -16,6 +16,8 @@ pub(crate) struct Breaker {
     until: Duration,
     probing: bool,
     last: String,
+    /// When a time-out was last counted.
+    timed_out: Duration,
 }
 
 /// Whether a request may be sent.
@@ -67,6 +69,16 @@ impl Breaker {
         self.probing = false;
     }
 
+    /// No answer came to a request that was `sent` then. All that had been sent before the last such
+    /// failure was counted with it: many requests that wait in one queue end together, and tell one
+    /// thing.
+    pub(crate) fn timed_out(&mut self, sent: Duration, now: Duration, message: &str) {
+        if self.probing || sent >= self.timed_out {
+            self.timed_out = now;
+            self.failed(now, message);
+        }
+    }
+
     /// No answer came.
     pub(crate) fn failed(&mut self, now: Duration, message: &str) {
         self.in_row += 1;
@@ -106,9 +118,18 @@ mod tests {
         assert_eq!(breaker.gate(at(760)), Gate::Probe);
         breaker.answered();
         assert_eq!(breaker.gate(at(761)), Gate::Open);
+        // Forty time-outs of one wave are one failure, and it takes ten in a row.
+        for wave in 0..10u64 {
+            assert!(!breaker.is_closed());
+            for _ in 0..40 {
+                breaker.timed_out(at(800 + wave * 100), at(899 + wave * 100), "silent");
+            }
+        }
+        assert!(breaker.is_closed());
+        breaker.answered();
         // An answer in between: failures here and there close nothing.
         for _ in 0..50 {
-            breaker.failed(at(800), "500");
+            breaker.failed(at(9800), "500");
             breaker.answered();
         }
         assert!(!breaker.is_closed());

@@ -4,13 +4,16 @@
 //! back, [`crate::journal`] remembers, [`crate::pool`] chooses a server and waits for room there,
 //! [`crate::line`] speaks to it.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rlaif_core::{BoxFuture, CallContext, ItemId, ModelError};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
+use crate::meter::lock;
 use crate::wire::{Api, Reply};
 
 /// Names a call by all that determines its answer: kind of API, model, parameters, messages, and
@@ -36,7 +39,36 @@ pub(crate) struct Call {
     pub(crate) key: Key,
     pub(crate) item: ItemId,
     pub(crate) seed: u64,
+    /// Longest time for all attempts together, waits for room not counted.
     pub(crate) deadline: Duration,
+    pub(crate) waits: Waits,
+}
+
+/// How long a call has waited for room at its server: the queue is ours, and moves as long as the
+/// requests in it end, each of which has a time-out.
+#[derive(Default)]
+pub(crate) struct Waits(Mutex<(Duration, Option<Instant>)>);
+
+/// Counts the wait until it is dropped.
+pub(crate) struct Wait<'a>(&'a Waits);
+
+impl Waits {
+    pub(crate) fn begin(&self) -> Wait<'_> {
+        lock(&self.0).1 = Some(Instant::now());
+        Wait(self)
+    }
+
+    pub(crate) fn so_far(&self) -> Duration {
+        let (ended, since) = *lock(&self.0);
+        ended + since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        let total = self.0.so_far();
+        *lock(&self.0.0) = (total, None);
+    }
 }
 
 impl Key {
@@ -64,6 +96,7 @@ impl Call {
             item: cx.item.clone(),
             seed: cx.seed,
             deadline: cx.deadline,
+            waits: Waits::default(),
         }
     }
 
@@ -116,6 +149,8 @@ pub(crate) enum FailureKind {
         retry_after: Option<Duration>,
         /// The server has too much to do.
         load: bool,
+        /// Nothing came within the time-out.
+        timed_out: bool,
         /// Another server of the pool can take it at once.
         elsewhere: bool,
     },
@@ -130,6 +165,7 @@ impl Failure {
             kind: FailureKind::Passing {
                 retry_after: None,
                 load: false,
+                timed_out: false,
                 elsewhere: false,
             },
             message: message.into(),
@@ -142,6 +178,19 @@ impl Failure {
         Failure {
             may_be_charged: true,
             ..Failure::passing(message)
+        }
+    }
+
+    /// No answer within the time-out; one may be made all the same.
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Failure {
+            kind: FailureKind::Passing {
+                retry_after: None,
+                load: false,
+                timed_out: true,
+                elsewhere: false,
+            },
+            ..Failure::lost(message)
         }
     }
 

@@ -20,6 +20,7 @@ use crate::call::{Answer, Call, Calls, Failure};
 use crate::choice::masses;
 use crate::config::{ClientError, EndpointConfig, Price, Replica, key_in};
 use crate::dialect::Dialect;
+use crate::halt::Halt;
 use crate::journal::{Journal, Journalled};
 use crate::line::{Line, Shared};
 use crate::meter::{Meter, Now, Stats, lock};
@@ -39,6 +40,8 @@ pub struct Ledger {
     pub journal: Option<Arc<Journal>>,
     /// Limits what is spent.
     pub budget: Option<Arc<Budget>>,
+    /// Lets what was sent end, and nothing else be sent.
+    pub halt: Arc<Halt>,
 }
 
 /// A model behind one server or several that speak OpenAI's or Anthropic's API.
@@ -148,10 +151,11 @@ impl Endpoint {
             let variable = replica.api_key_env.as_ref().or(config.api_key_env.as_ref());
             let key = key_in(variable)?;
             let (start, most) = (config.concurrency.start(), config.concurrency.most());
+            let timeout = config.timeout_secs as f64;
             members.push(Member {
                 line: Line::open(&config, &replica.url, key.as_ref(), Arc::clone(&shared))?,
                 weight: replica.weight,
-                window: Window::new(Controller::new(start, most)),
+                window: Window::new(Controller::new(start, most, timeout)),
                 requests: config
                     .requests_per_min
                     .map(|n| Mutex::new(Rate::per_min(n))),
@@ -162,6 +166,7 @@ impl Endpoint {
         let pool = Arc::new(Pool {
             members,
             meter: Arc::clone(&meter),
+            halt: Arc::clone(&ledger.halt),
             begun: Instant::now(),
         });
         let batches = match config.batch {
@@ -199,6 +204,7 @@ impl Endpoint {
             inner: calls,
             max_attempts: config.max_attempts,
             meter: Arc::clone(&meter),
+            halt: Arc::clone(&ledger.halt),
         };
         Ok(Endpoint {
             model: OnceCell::new_with(config.model.clone()),
@@ -223,6 +229,12 @@ impl Endpoint {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.meter.stats()
+    }
+
+    /// Its tokens have a price.
+    #[must_use]
+    pub fn has_price(&self) -> bool {
+        self.config.price.is_some()
     }
 
     /// What is under way.
@@ -293,6 +305,11 @@ impl Endpoint {
             fields.insert(key.clone(), value.clone());
         }
         let mut call = Call::new(self.api, fields, cx);
+        if call.deadline == CallContext::DEADLINE {
+            // Nobody asked for less: there is time for each attempt.
+            let all = self.shared.timeout * self.config.max_attempts;
+            call.deadline = call.deadline.max(all);
+        }
         if self.batches.is_some() {
             call.deadline = call.deadline.max(batch::DEADLINE);
         }

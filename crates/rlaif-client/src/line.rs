@@ -219,7 +219,8 @@ impl Shared {
 /// One server.
 pub(crate) struct Line {
     pub(crate) url: String,
-    path: String,
+    /// Where calls go; read once, since a URL costs as much to read as a request's head to write.
+    path: reqwest::Url,
     http: reqwest::Client,
     shared: Arc<Shared>,
 }
@@ -279,9 +280,12 @@ impl Line {
         key: Option<&Secret>,
         shared: Arc<Shared>,
     ) -> Result<Self, ClientError> {
+        let path = format!("{url}{}", shared.api.path());
         Ok(Line {
             http: client(config, url, key)?,
-            path: format!("{url}{}", shared.api.path()),
+            path: path.parse().map_err(|e| ClientError::Http {
+                problem: format!("`{path}` is no URL ({e})"),
+            })?,
             url: url.to_owned(),
             shared,
         })
@@ -326,7 +330,7 @@ impl Line {
     async fn send(&self, body: Bytes) -> Result<Got, Failure> {
         let sent = self
             .http
-            .post(&self.path)
+            .post(self.path.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(body)
             .send()
@@ -362,6 +366,7 @@ impl Line {
             kind: FailureKind::Passing {
                 retry_after: wait,
                 load,
+                timed_out: false,
                 elsewhere: false,
             },
             message: format!("status {status}: {}", words(&text)),
@@ -376,7 +381,7 @@ impl Line {
         if error.is_timeout() && !error.is_connect() {
             self.shared.meter.failure("timeout");
             let secs = self.shared.timeout.as_secs();
-            return Failure::lost(format!("no answer from `{url}` within {secs} s"));
+            return Failure::timed_out(format!("no answer from `{url}` within {secs} s"));
         }
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {

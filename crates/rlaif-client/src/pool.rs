@@ -4,15 +4,16 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rlaif_core::BoxFuture;
+use rlaif_core::{BoxFuture, ModelError};
 use tokio::time::Instant;
 
 use crate::breaker::{Breaker, Gate};
 use crate::call::{Answer, Call, Calls, Failure, FailureKind};
+use crate::halt::Halt;
 use crate::line::Line;
 use crate::meter::{Meter, lock};
 use crate::rate::Rate;
-use crate::window::{Ended, Window};
+use crate::window::{Ended, Permit, Window};
 
 /// One server of the pool.
 pub(crate) struct Member {
@@ -28,6 +29,7 @@ pub(crate) struct Member {
 pub(crate) struct Pool {
     pub(crate) members: Vec<Member>,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) halt: Arc<Halt>,
     pub(crate) begun: Instant,
 }
 
@@ -65,10 +67,13 @@ impl Pool {
             .or_else(|| self.members.iter().min_by(least))
     }
 
-    async fn through(&self, call: &Call) -> Result<Answer, Failure> {
-        let Some(member) = self.choose() else {
-            return Err(Failure::passing("the endpoint has no server"));
-        };
+    /// Waits until a request may leave for a server: it is not left alone, has room, and its limits
+    /// a minute allow it.
+    async fn room<'a>(
+        &self,
+        member: &'a Member,
+        tokens: f64,
+    ) -> Result<(Probe<'a>, Permit), Failure> {
         let mut probe = Probe(None);
         let waited = Instant::now();
         loop {
@@ -90,23 +95,37 @@ impl Pool {
             }
         }
         let permit = member.window.enter().await;
-        let bound = call.bound();
-        // Tokens are booked by the usual rule of thumb, and corrected by the count.
-        let guess = bound.prompt_tokens as f64 / 4.0 + bound.completion_tokens as f64;
         let now = self.begun.elapsed().as_secs_f64();
         let book = |rate: &Option<Mutex<Rate>>, amount: f64| {
             rate.as_ref()
                 .map_or(Duration::ZERO, |rate| lock(rate).book(now, amount))
         };
-        let wait = book(&member.requests, 1.0).max(book(&member.tokens, guess));
+        let wait = book(&member.requests, 1.0).max(book(&member.tokens, tokens));
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        let begun = Instant::now();
+        Ok((probe, permit))
+    }
+
+    async fn through(&self, call: &Call) -> Result<Answer, Failure> {
+        let Some(member) = self.choose() else {
+            return Err(Failure::passing("the endpoint has no server"));
+        };
+        let bound = call.bound();
+        // Tokens are booked by the usual rule of thumb, and corrected by the count.
+        let guess = bound.prompt_tokens as f64 / 4.0 + bound.completion_tokens as f64;
+        let wait = call.waits.begin();
+        let room = self.halt.unless(self.room(member, guess)).await;
+        drop(wait);
+        let Some(room) = room else {
+            return Err(Failure::last(ModelError::Stopped));
+        };
+        let (mut probe, permit) = room?;
+        let sent = self.begun.elapsed();
         let mut result = member.line.attempt(call).await;
-        let took = begun.elapsed();
-        probe.0 = None;
         let now = self.begun.elapsed();
+        let took = now.saturating_sub(sent);
+        probe.0 = None;
         match &mut result {
             Ok(answer) => {
                 lock(&member.breaker).answered();
@@ -123,12 +142,24 @@ impl Pool {
                 FailureKind::Passing {
                     retry_after,
                     load,
+                    timed_out,
                     elsewhere,
                 } => {
                     if *load {
                         lock(&member.breaker).answered();
                         permit.end(Ended::Refused {
                             retry_after: retry_after.map(|d| d.as_secs_f64()),
+                        });
+                    } else if *timed_out {
+                        let mut breaker = lock(&member.breaker);
+                        // Where another server can take the calls, the first ten are enough.
+                        match self.members.len() {
+                            1 => breaker.timed_out(sent, now, &failure.message),
+                            _ => breaker.failed(now, &failure.message),
+                        }
+                        drop(breaker);
+                        permit.end(Ended::TimedOut {
+                            secs: took.as_secs_f64(),
                         });
                     } else {
                         lock(&member.breaker).failed(now, &failure.message);

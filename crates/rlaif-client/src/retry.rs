@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rlaif_core::{ModelError, seed};
+use tokio::time::Instant;
 
 use crate::call::{Answer, Call, Calls, FailureKind};
+use crate::halt::Halt;
 use crate::meter::Meter;
 
 /// Full jitter: anything from 0 to half a second doubled for each attempt, at most 30 s, drawn
@@ -47,6 +49,7 @@ pub(crate) struct Retry {
     pub(crate) inner: Box<dyn Calls>,
     pub(crate) max_attempts: u32,
     pub(crate) meter: Arc<Meter>,
+    pub(crate) halt: Arc<Halt>,
 }
 
 impl Retry {
@@ -58,16 +61,18 @@ impl Retry {
             Ok(None) => {}
             Err(failure) => return Err(error_of(failure.kind, &[failure.message])),
         }
-        let attempts = self.attempts(call);
-        match tokio::time::timeout(call.deadline, attempts).await {
-            Ok(result) => result,
-            Err(_) => Err(ModelError::Deadline),
+        tokio::select! {
+            result = self.attempts(call) => result,
+            () = deadline(call) => Err(ModelError::Deadline),
         }
     }
 
     async fn attempts(&self, call: &Call) -> Result<(Answer, u32), ModelError> {
         let mut said = Vec::new();
         loop {
+            if self.halt.is_requested() {
+                return Err(ModelError::Stopped);
+            }
             let failure = match self.inner.attempt(call).await {
                 Ok(answer) => return Ok((answer, said.len() as u32)),
                 Err(failure) => failure,
@@ -88,9 +93,26 @@ impl Retry {
             self.meter.retries.fetch_add(1, Ordering::Relaxed);
             if !elsewhere {
                 let _asleep = self.meter.asleep();
-                tokio::time::sleep(pause(call.seed, n, retry_after)).await;
+                let pause = tokio::time::sleep(pause(call.seed, n, retry_after));
+                if self.halt.unless(pause).await.is_none() {
+                    return Err(ModelError::Stopped);
+                }
             }
         }
+    }
+}
+
+/// Ends when a call has had its time.
+async fn deadline(call: &Call) {
+    let begun = Instant::now();
+    loop {
+        let used = begun.elapsed().saturating_sub(call.waits.so_far());
+        let left = call.deadline.saturating_sub(used);
+        if left.is_zero() {
+            return;
+        }
+        // It may wait for room meanwhile: then there is as much left as before.
+        tokio::time::sleep(left).await;
     }
 }
 

@@ -5,7 +5,9 @@
 //! creeps. It shrinks on the *share* of refusals for load, or when latency has left its floor; one
 //! refusal or one slow round alone changes nothing. What a smaller window does not lessen is not
 //! for load: neither refusals (a provider that throws dice, a limit a minute) nor slowness (longer
-//! answers, a machine that others use). The window is given back then.
+//! answers, a machine that others use). The window is given back then. Requests that run into their
+//! time-out halve the window, once for all that it had sent, where the answers beside them took
+//! long as well or none came: the server has more to do than it gets done in that time.
 //!
 //! [`Window`] is the queue that keeps to it.
 
@@ -25,6 +27,8 @@ pub(crate) enum Ended {
     Answered { secs: f64 },
     /// Refused for load; with the server's word on when to come back, in seconds.
     Refused { retry_after: Option<f64> },
+    /// Not answered within the time-out, after so many seconds.
+    TimedOut { secs: f64 },
     /// Failed otherwise.
     Failed,
 }
@@ -71,6 +75,12 @@ pub(crate) struct Controller {
     patience: u32,
     /// Refusals in rounds that were not judged for having too few of them.
     stray: u32,
+    /// Longest wait for an answer, in seconds.
+    timeout: f64,
+    /// When the last answer came and how long answers take now, in seconds.
+    newest: Option<(f64, f64)>,
+    /// A request that was sent before and timed out belongs to a wave that was counted.
+    counted_until: f64,
     round: Round,
     /// Nothing is sent before, in seconds; where most of a window was told so.
     pub(crate) paused_until: f64,
@@ -80,14 +90,19 @@ pub(crate) struct Controller {
 const SLOW: f64 = 2.0;
 /// Seconds by which latency may differ from its floor whatever its size: a timer's grain.
 const GRAIN: f64 = 0.005;
+/// Answers that take more than this share of the time-out are near it: they may not slow down by
+/// [`SLOW`], but only by [`SLOW_NEAR`].
+const NEAR: f64 = 1.0 / 3.0;
+const SLOW_NEAR: f64 = 1.25;
 const MIN_PATIENCE: u32 = 8;
 const MAX_PATIENCE: u32 = 128;
 /// Longest pause of a whole endpoint, in seconds.
 const LONGEST_PAUSE: f64 = 120.0;
 
 impl Controller {
-    /// A window that starts at `start` and never exceeds `max`.
-    pub(crate) fn new(start: usize, max: usize) -> Self {
+    /// A window that starts at `start` and never exceeds `max`, for requests that are waited for
+    /// `timeout` seconds.
+    pub(crate) fn new(start: usize, max: usize, timeout: f64) -> Self {
         Controller {
             limit: start.clamp(1, max.max(1)),
             max: max.max(1),
@@ -103,6 +118,9 @@ impl Controller {
             clean: 0,
             patience: MIN_PATIENCE,
             stray: 0,
+            timeout,
+            newest: None,
+            counted_until: 0.0,
             round: Round::default(),
             paused_until: 0.0,
         }
@@ -124,6 +142,8 @@ impl Controller {
             Ended::Answered { secs } => {
                 round.answered += 1;
                 round.secs += secs;
+                let usual = self.newest.map_or(secs, |(_, usual)| usual);
+                self.newest = Some((now, usual + (secs - usual) / 8.0));
             }
             Ended::Refused { retry_after } => {
                 round.refused += 1;
@@ -131,6 +151,10 @@ impl Controller {
                     round.with_word += 1;
                     round.word = round.word.max(word);
                 }
+            }
+            Ended::TimedOut { secs } => {
+                self.timed_out(now, secs);
+                return false;
             }
             Ended::Failed => {}
         }
@@ -149,6 +173,37 @@ impl Controller {
         true
     }
 
+    fn timed_out(&mut self, now: f64, secs: f64) {
+        let sent = now - secs;
+        if sent < self.counted_until {
+            return;
+        }
+        let usual = self
+            .newest
+            .and_then(|(at, usual)| (at >= sent).then_some(usual));
+        // Where others were answered soon, this one was lost on the way.
+        if usual.is_some_and(|usual| usual < NEAR * secs) {
+            return;
+        }
+        self.counted_until = now;
+        self.limit = (self.limit / 2).max(1);
+        if usual.is_some() {
+            self.doubling = false;
+            self.was_refused = true;
+            self.ceiling = self.limit;
+        }
+        (self.trial, self.slow_trial) = (None, None);
+        (self.slow_rounds, self.clean, self.settling) = (0, 0, 1);
+    }
+
+    /// By how much answers of this length may exceed their floor.
+    fn bearable(&self, mean: f64) -> f64 {
+        match mean > NEAR * self.timeout {
+            true => SLOW_NEAR,
+            false => SLOW,
+        }
+    }
+
     fn judge(&mut self, now: f64, round: Round) {
         let n = round.answered + round.refused;
         let share = f64::from(round.refused) / f64::from(n);
@@ -158,7 +213,7 @@ impl Controller {
         let mean = (round.answered > 0).then(|| round.secs / f64::from(round.answered));
         let slow = match (mean, self.floor) {
             (Some(mean), Some(floor)) => {
-                let slow = mean > SLOW * floor + GRAIN && round.answered >= 4;
+                let slow = mean > self.bearable(mean) * floor + GRAIN && round.answered >= 4;
                 // The floor follows a lasting change, a two-thousandth of the way a round.
                 self.floor = Some(mean.min(floor + (mean - floor) * 0.0005));
                 slow
@@ -201,7 +256,8 @@ impl Controller {
             if mean > 0.9 * secs {
                 // As slow with less: this is how long answers take now.
                 self.limit = before;
-                self.floor = self.floor.map(|floor| floor.max(mean / SLOW));
+                let least = mean / self.bearable(mean);
+                self.floor = self.floor.map(|floor| floor.max(least));
                 self.slow_rounds = 0;
                 return;
             }
@@ -227,7 +283,16 @@ impl Controller {
             return;
         }
         if round.was_full && share <= 2.0 * self.base + 0.01 {
+            let before = self.limit;
             self.grow();
+            let longer = self.limit as f64 / before as f64;
+            if let (Some(mean), Some(floor)) = (mean, self.floor)
+                && mean > SLOW_NEAR * floor
+                && mean * longer > 0.9 * self.timeout
+            {
+                // Answers queue already, and some would not come in time.
+                self.limit = before;
+            }
         }
     }
 
@@ -408,7 +473,7 @@ mod tests {
     /// above, or a `share` of everything. Returns the window and the share refused, after each
     /// simulated second.
     fn simulate(bears: usize, secs: f64, share: f64, queue: bool, max: usize) -> Vec<(usize, f64)> {
-        let mut rule = Controller::new(8.min(max), max);
+        let mut rule = Controller::new(8.min(max), max, 120.0);
         let mut now = 0.0f64;
         let mut flying: Vec<(f64, Ended)> = Vec::new();
         let mut frozen = 0;
@@ -482,7 +547,7 @@ mod tests {
 
     #[test]
     fn slowness_that_is_not_the_windows_does_not_close_it() {
-        let mut rule = Controller::new(8, 256);
+        let mut rule = Controller::new(8, 256, 120.0);
         let mut now = 0.0;
         let mut round = |rule: &mut Controller, secs: f64| {
             for _ in 0..rule.limit().max(4) {
@@ -504,6 +569,69 @@ mod tests {
         assert!(least >= 96 && rule.limit() >= 128, "{least} {rule:?}");
     }
 
+    /// A server that does one request after the other, `secs` each, also those that nobody waits for
+    /// any more. Returns for each simulated minute the window and the share that timed out.
+    fn one_by_one(secs: f64, timeout: f64) -> Vec<(usize, f64)> {
+        let mut rule = Controller::new(8, 768, timeout);
+        let mut now = 0.0f64;
+        let mut free_at = 0.0f64;
+        let mut flying: Vec<(f64, Ended)> = Vec::new();
+        let mut told = Vec::new();
+        for _ in 0..20 {
+            let (mut answered, mut late) = (0u32, 0u32);
+            let until = now + 60.0 * secs;
+            while now < until {
+                while flying.len() < rule.limit() {
+                    free_at = free_at.max(now) + secs;
+                    let takes = free_at - now;
+                    flying.push(match takes < timeout {
+                        true => (free_at, Ended::Answered { secs: takes }),
+                        false => (now + timeout, Ended::TimedOut { secs: timeout }),
+                    });
+                }
+                rule.full();
+                flying.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let (at, how) = flying.pop().unwrap();
+                now = now.max(at);
+                match how {
+                    Ended::TimedOut { .. } => late += 1,
+                    _ => answered += 1,
+                }
+                rule.ended(now, how);
+            }
+            told.push((rule.limit(), f64::from(late) / f64::from(answered + late)));
+        }
+        told
+    }
+
+    #[test]
+    fn time_outs_of_a_slow_server_shrink_the_window_and_those_of_a_lossy_one_do_not() {
+        // Ten and then two can be answered in time; the second cannot even bear the first eight.
+        for (secs, timeout) in [(0.1, 1.0), (5.0, 10.1), (30.0, 120.0)] {
+            let told = one_by_one(secs, timeout);
+            let late = told[5..].iter().map(|(_, share)| share).sum::<f64>() / 15.0;
+            assert!(late < 0.05, "{secs} {timeout}: {told:?}");
+            let bears = (timeout / secs) as usize;
+            assert!(told.iter().all(|(w, _)| *w <= bears), "{told:?}");
+        }
+        // Every tenth request is never answered, the others in 50 ms: the window is what it would be.
+        let mut rule = Controller::new(8, 512, 2.0);
+        let mut now = 0.0;
+        for i in 0..200_000u32 {
+            rule.full();
+            now += 0.05 / rule.limit() as f64;
+            let lost = i % 10 == 0 && now > 2.0;
+            rule.ended(
+                now,
+                match lost {
+                    true => Ended::TimedOut { secs: 2.0 },
+                    false => Ended::Answered { secs: 0.05 },
+                },
+            );
+        }
+        assert_eq!(rule.limit(), 512, "{rule:?}");
+    }
+
     #[test]
     fn the_window_never_exceeds_its_maximum_and_one_refusal_changes_nothing() {
         let told = simulate(10_000, 0.05, 0.0, false, 100);
@@ -511,7 +639,7 @@ mod tests {
             told.iter().all(|(w, _)| *w <= 100) && told[2].0 == 100,
             "{told:?}"
         );
-        let mut rule = Controller::new(64, 64);
+        let mut rule = Controller::new(64, 64, 120.0);
         rule.ended(
             0.1,
             Ended::Refused {
@@ -526,7 +654,7 @@ mod tests {
 
     #[test]
     fn an_endpoint_pauses_where_most_of_a_window_is_told_to_wait() {
-        let mut rule = Controller::new(16, 16);
+        let mut rule = Controller::new(16, 16, 120.0);
         for _ in 0..16 {
             rule.ended(
                 1.0,
@@ -546,7 +674,7 @@ mod tests {
 
     #[tokio::test]
     async fn permits_are_bounded_and_come_back() {
-        let window = Window::new(Controller::new(2, 2));
+        let window = Window::new(Controller::new(2, 2, 120.0));
         let (a, _b) = (window.enter().await, window.enter().await);
         let third = window.enter();
         tokio::pin!(third);

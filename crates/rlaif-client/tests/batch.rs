@@ -38,7 +38,7 @@ fn config(standin: &Standin, api: Api) -> EndpointConfig {
 fn ledger(folder: &Path) -> Ledger {
     Ledger {
         journal: Some(Journal::open(&folder.join("calls.sqlite")).unwrap()),
-        budget: None,
+        ..Ledger::default()
     }
 }
 

@@ -36,6 +36,7 @@ fn ledger(folder: &Path, limits: Limits) -> Ledger {
     Ledger {
         journal: Some(journal),
         budget: Some(Arc::new(Budget::new(limits, account.answered, usd))),
+        ..Ledger::default()
     }
 }
 
@@ -222,7 +223,7 @@ async fn a_call_given_up_counts_with_its_bound() {
     );
     drop((endpoint, ledger));
     let reader = JournalReader::open(&folder.path().join("calls.sqlite")).unwrap();
-    let account = reader.account().unwrap();
+    let account = reader.account(&Filter::default()).unwrap();
     assert_eq!((account.answered, account.unsettled), (0, 1));
     assert!(account.unsettled_usd > 0.0 && account.unsettled_tokens > 500);
 }
@@ -427,4 +428,33 @@ fn journals_that_cannot_be_used_say_why() {
         );
     }
     assert!(JournalReader::open(&folder.path().join("none")).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_room_does_not_use_up_a_calls_time() {
+    let plan = Plan {
+        latency: Duration::from_millis(100),
+        ..Plan::default()
+    };
+    let standin = Standin::start(plan, 0).await.unwrap();
+    let mut config = config(&standin);
+    config.concurrency = 1.into();
+    let endpoint = Endpoint::open(config).unwrap();
+    // Twelve calls one after the other take 1.2 s, and each has 0.6 s for itself.
+    let asked = stream::iter(0..12).map(|row| {
+        let endpoint = &endpoint;
+        async move {
+            let cx = CallContext {
+                deadline: Duration::from_millis(600),
+                ..context(row)
+            };
+            endpoint.choice_logprobs(&pair(row), &cx).await
+        }
+    });
+    let begun = Instant::now();
+    let answers: Vec<_> = asked.buffer_unordered(12).collect().await;
+    assert!(begun.elapsed() > Duration::from_millis(1100));
+    for answer in answers {
+        answer.unwrap();
+    }
 }

@@ -68,13 +68,16 @@ pub struct CallContext {
 }
 
 impl CallContext {
-    /// A context with the default deadline of ten minutes and no sink.
+    /// The deadline where nobody sets one.
+    pub const DEADLINE: Duration = Duration::from_secs(600);
+
+    /// A context with [`CallContext::DEADLINE`] and no sink.
     #[must_use]
     pub fn new(item: ItemId, seed: u64) -> Self {
         CallContext {
             item,
             seed,
-            deadline: Duration::from_secs(600),
+            deadline: CallContext::DEADLINE,
             sink: None,
         }
     }
@@ -300,8 +303,9 @@ pub enum ModelError {
         /// The model's limit; 0 where the server did not say.
         limit: u64,
     },
-    /// The endpoint says that the request itself is wrong; asking again is useless.
-    #[error("the endpoint rejected the request with status {status}: {message}")]
+    /// The endpoint, or a model in memory, says that the request itself is wrong; asking again is
+    /// useless.
+    #[error("the request was rejected with status {status}: {message}")]
     Rejected {
         /// HTTP status.
         status: u16,
@@ -322,6 +326,9 @@ pub enum ModelError {
     /// The budget does not allow the call.
     #[error("the budget is reached")]
     BudgetReached,
+    /// The run was asked to stop before the call left.
+    #[error("the run was stopped before this call was sent")]
+    Stopped,
     /// The endpoint or its answers cannot be used at all.
     #[error("{message}")]
     Broken {

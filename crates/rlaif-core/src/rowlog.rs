@@ -8,7 +8,9 @@
 //! Memory: 16 bytes a record. Records are read back from the file when they are needed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+#[cfg(not(unix))]
+use std::io::Read;
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -81,6 +83,17 @@ fn key_of(line: &[u8]) -> std::result::Result<std::borrow::Cow<'_, str>, serde_j
 struct LineRef<'a, R> {
     key: &'a str,
     record: &'a R,
+}
+
+/// Reads all of `bytes` from a place of a file, by one call of the system where it has such.
+fn read_at(file: &mut File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset);
+    #[cfg(not(unix))]
+    {
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(bytes)
+    }
 }
 
 impl RowLog {
@@ -191,14 +204,14 @@ impl RowLog {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut bytes = vec![0u8; place.len().unwrap_or(0)];
-        let read = file
-            .seek(SeekFrom::Start(place.offset()))
-            .and_then(|_| match place.len() {
-                Some(_) => file.read_exact(&mut bytes),
-                None => BufReader::new(&*file)
+        let read = match place.len() {
+            Some(_) => read_at(&mut file, &mut bytes, place.offset()),
+            None => file.seek(SeekFrom::Start(place.offset())).and_then(|_| {
+                BufReader::new(&*file)
                     .read_until(b'\n', &mut bytes)
-                    .map(drop),
-            });
+                    .map(drop)
+            }),
+        };
         read.map_err(Error::io("read", &self.path))?;
         Ok(bytes)
     }
@@ -262,6 +275,7 @@ impl RowLog {
         out: &Path,
         mut expand: impl FnMut(R) -> Vec<serde_json::Value>,
     ) -> Result<OutputFile> {
+        let keys = keys.iter().map(String::as_str);
         self.write_partial_artifact(keys, out, |key, record| match record {
             Some(record) => Ok(expand(record)),
             None => Err(Error::Format {
@@ -275,9 +289,9 @@ impl RowLog {
     ///
     /// # Errors
     /// [`Error::Io`], and whatever `expand` returns.
-    pub fn write_partial_artifact<R: DeserializeOwned>(
+    pub fn write_partial_artifact<'k, R: DeserializeOwned>(
         &self,
-        keys: &[String],
+        keys: impl IntoIterator<Item = &'k str>,
         out: &Path,
         mut expand: impl FnMut(&str, Option<R>) -> Result<Vec<serde_json::Value>>,
     ) -> Result<OutputFile> {

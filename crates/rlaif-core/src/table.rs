@@ -59,10 +59,40 @@ impl Table {
         self.recent.insert(hash, value);
     }
 
+    /// Where the first entry stands that is not below a hash. Hashes lie evenly, so that its own size
+    /// tells about where: a million entries are searched by a few looks beside each other, where
+    /// halving them takes twenty all over the memory.
+    fn first_of(&self, hash: u64) -> usize {
+        let n = self.sorted.len();
+        let Some(last) = n.checked_sub(1) else {
+            return 0;
+        };
+        let share = |hash: u64| (u128::from(hash) * n as u128) >> 64;
+        let mut at = share(hash) as usize;
+        for _ in 0..2 {
+            let here = self.sorted[at].0;
+            at = match here < hash {
+                true => (at + share(hash - here) as usize).min(last),
+                false => at.saturating_sub(share(here - hash) as usize),
+            };
+        }
+        let (mut low, mut high, mut step) = (at, at, 4);
+        while low > 0 && self.sorted[low - 1].0 >= hash {
+            low = low.saturating_sub(step);
+            step *= 2;
+        }
+        while high < n && self.sorted[high].0 < hash {
+            high = (high + step).min(n);
+            step *= 2;
+        }
+        low + self.sorted[low..high].partition_point(|(h, _)| *h < hash)
+    }
+
     /// The values of a hash, the newest first.
     pub(crate) fn get(&self, hash: u64) -> impl Iterator<Item = u64> + '_ {
-        let from = self.sorted.partition_point(|(h, _)| *h < hash);
-        let until = from + self.sorted[from..].partition_point(|(h, _)| *h == hash);
+        let from = self.first_of(hash);
+        let alike = self.sorted[from..].iter();
+        let until = from + alike.take_while(|(h, _)| *h == hash).count();
         let sorted = self.sorted[from..until].iter().rev().map(|(_, v)| *v);
         self.recent.get(&hash).copied().into_iter().chain(sorted)
     }
@@ -91,5 +121,21 @@ mod tests {
         let found: Vec<u64> = table.get(7).collect();
         assert_eq!(found, [50_000, 30_000, 20_000, 10_000, 0]);
         assert_eq!(table.get(8).count(), 0);
+        // Hashes that do not lie evenly, the ends, and what is not there.
+        let mut uneven = Table::default();
+        let hash = |i: u64| match i % 3 {
+            0 => i,
+            1 => u64::MAX - i,
+            _ => (1 << 63) + i * i,
+        };
+        for i in 0..20_000u64 {
+            uneven.insert(hash(i), i);
+        }
+        for i in (0..20_000u64).step_by(7) {
+            let found: Vec<u64> = uneven.get(hash(i)).collect();
+            assert_eq!(found, [i]);
+        }
+        assert_eq!(uneven.get(1).count() + uneven.get(u64::MAX).count(), 0);
+        assert_eq!(Table::default().get(3).count(), 0);
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Answer {
 
 /// How a failed call counts. Errors after which asking on is useless are returned instead.
 pub(crate) fn outcome_of(error: ModelError) -> Result<Answer, FeedbackError> {
-    if error.is_fatal() || matches!(error, ModelError::BudgetReached) {
+    if error.is_fatal() || matches!(error, ModelError::BudgetReached | ModelError::Stopped) {
         return Err(FeedbackError::Stop(error));
     }
     let message = Some(error.to_string());

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -37,6 +38,9 @@ pub struct Plan {
     pub faults: Faults,
     /// Requests taken at once; those above are answered with 429 at once.
     pub admits: Option<usize>,
+    /// Requests worked on at once; those above wait in line, also when nobody waits for them any
+    /// more: a server of one machine.
+    pub serves: Option<usize>,
     /// Log-odds by which the judge leans towards what it sees first.
     pub bias: f64,
     /// Log-probabilities are given; else the field is refused, as by `transformers serve`.
@@ -57,6 +61,7 @@ impl Default for Plan {
             latency: Duration::ZERO,
             faults: Faults::default(),
             admits: None,
+            serves: None,
             bias: 1.0,
             logprobs: true,
             seed: 0,
@@ -102,6 +107,7 @@ struct State {
     plan: Plan,
     in_flight: AtomicUsize,
     drawn: AtomicU64,
+    line: Option<Semaphore>,
     account: Mutex<(Account, HashMap<u64, u32>)>,
     desk: Mutex<batches::Desk>,
 }
@@ -122,6 +128,7 @@ impl Standin {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
+            line: plan.serves.map(|n| Semaphore::new(n.max(1))),
             plan,
             in_flight: AtomicUsize::new(0),
             drawn: AtomicU64::new(0),
@@ -266,7 +273,15 @@ async fn complete(
             return http::send(socket, 429, "retry-after: 1\r\n", BUSY).await;
         }
         Some(Fault::Error500) => return http::send(socket, 500, "", "internal error").await,
-        _ => tokio::time::sleep_until(arrived + plan.latency).await,
+        _ => {
+            let (turn, begun) = match &state.line {
+                // It is closed nowhere.
+                Some(line) => (line.acquire().await.ok(), Instant::now()),
+                None => (None, arrived),
+            };
+            tokio::time::sleep_until(begun + plan.latency).await;
+            drop(turn);
+        }
     }
     if fault == Some(Fault::ErrorBody) {
         let body = r#"{"error":{"message":"the model is overloaded"}}"#;

@@ -22,6 +22,9 @@ struct Args {
     /// Requests taken at once; those above get a 429.
     #[arg(long)]
     admits: Option<usize>,
+    /// Requests worked on at once; those above wait in line.
+    #[arg(long)]
+    serves: Option<usize>,
     /// Log-odds by which the judge leans towards what it sees first.
     #[arg(long, default_value_t = 1.0)]
     bias: f64,
@@ -44,6 +47,7 @@ async fn run(args: Args) -> std::io::Result<()> {
         latency: Duration::from_millis(args.latency_ms),
         faults: args.faults,
         admits: args.admits,
+        serves: args.serves,
         bias: args.bias,
         logprobs: !args.no_logprobs,
         seed: args.seed,

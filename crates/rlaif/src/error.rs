@@ -69,6 +69,21 @@ pub enum Error {
         /// Why, where a model is the cause.
         cause: Option<ModelError>,
     },
+    /// More rows of an input cannot be read than the run allows.
+    #[error(
+        "{faults} of {total} rows of `{}` cannot be read, more than the allowed share of {allowed}",
+        path.display()
+    )]
+    TooManyUnread {
+        /// Which file.
+        path: PathBuf,
+        /// Rows that cannot be read.
+        faults: usize,
+        /// All rows.
+        total: usize,
+        /// The limit, in [0, 1].
+        allowed: f64,
+    },
     /// More rows failed than the run allows.
     #[error(
         "{failed} of {total} rows of `{stage}` failed, more than the allowed share of {allowed}"
@@ -96,11 +111,22 @@ impl Error {
         }
     }
 
+    /// A budget's end stopped the run: a wish, not a fault.
+    #[must_use]
+    pub fn is_budget(&self) -> bool {
+        let Error::Stopped { cause, .. } = self else {
+            return false;
+        };
+        matches!(cause, Some(ModelError::BudgetReached))
+    }
+
     /// 1 a gate failed or a run stopped early, 2 the user's fault, 3 the environment's or ours.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::TooManyFailed { .. } | Error::Stopped { cause: None, .. } => 1,
+            Error::TooManyFailed { .. }
+            | Error::TooManyUnread { .. }
+            | Error::Stopped { cause: None, .. } => 1,
             Error::Stopped {
                 cause: Some(cause), ..
             }
@@ -157,6 +183,10 @@ impl Error {
                 cause: Some(cause), ..
             } => model_advice(cause),
             Error::Feedback(FeedbackError::Stop(cause)) => model_advice(cause),
+            Error::TooManyUnread { .. } => "the rows that can be read are done; mend the others \
+                 (each was named with its line) and give the same command again, or allow more with \
+                 `--max-failed`"
+                .into(),
             Error::TooManyFailed { reason, .. } => format!(
                 "the commonest reason was: {reason}; mend it and give the same command again (only \
                  the failed rows are asked again), or allow more with `--max-failed`"

@@ -310,9 +310,10 @@ pub fn training(
 
 #[cfg(feature = "remote")]
 fn price(recipe: &Recipe, model: &str, prompt: u64, generated: u64) -> Option<f64> {
-    let price = match recipe.models.get(model)? {
-        ModelSource::Endpoint(config) => config.price.as_ref()?,
-        ModelSource::Folder(_) => return Some(0.0),
+    let price = match recipe.models.get(model) {
+        Some(ModelSource::Endpoint(config)) => config.price.as_ref()?,
+        // In memory; what no table names is written by a stage.
+        Some(ModelSource::Folder(_)) | None => return Some(0.0),
     };
     Some(
         (prompt as f64 * price.prompt_usd_per_mtok

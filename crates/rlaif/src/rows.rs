@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,14 +12,26 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use rlaif_core::rowlog::RowLog;
 use rlaif_core::{Candidate, Critique, Judgment, ModelError, Outcome, Revision, seed};
 use rlaif_feedback::FeedbackError;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::progress::Progress;
 
+/// How a record ended and how many calls that took, read without the rest of it.
+pub type Brief = (Outcome, u32);
+
 /// A record that ended somehow.
 pub trait Ended: Serialize + DeserializeOwned + Send {
+    /// Its [`Brief`] from a log, where this version wrote it. A log of a million rows is read to go
+    /// on, and most of each record is texts.
+    ///
+    /// # Errors
+    /// The log's.
+    fn brief(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
+        let record = log.get::<Self>(key)?;
+        Ok(record.map(|record| (record.outcome(), record.cost().calls)))
+    }
     /// How.
     fn outcome(&self) -> Outcome;
     /// Why it failed, in words.
@@ -31,9 +44,45 @@ pub trait Ended: Serialize + DeserializeOwned + Send {
     }
 }
 
+/// The fields of a stage's record that its [`Brief`] is made of.
+#[derive(Deserialize)]
+struct BriefFields {
+    outcome: Outcome,
+    cost: Calls,
+    provenance: Option<Version>,
+}
+
+#[derive(Deserialize)]
+struct Calls {
+    calls: u32,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+}
+
+/// The brief of a record of type `R`; one that another version wrote is read whole, since it may be
+/// none of this version's.
+fn brief_of<R: Ended>(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
+    let fields = log.get::<BriefFields>(key)?;
+    let ours = |fields: &BriefFields| {
+        let by = fields.provenance.as_ref();
+        by.is_some_and(|by| by.version == rlaif_feedback::VERSION)
+    };
+    if let Some(fields) = fields.filter(ours) {
+        return Ok(Some((fields.outcome, fields.cost.calls)));
+    }
+    let record = log.get::<R>(key)?;
+    Ok(record.map(|record| (record.outcome(), record.cost().calls)))
+}
+
 macro_rules! ended {
     ($($record:ty),*) => {$(
         impl Ended for $record {
+            fn brief(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
+                brief_of::<Self>(log, key)
+            }
             fn outcome(&self) -> Outcome {
                 self.outcome
             }
@@ -49,6 +98,10 @@ macro_rules! ended {
 ended!(Candidate, Critique, Revision);
 
 impl Ended for Judgment {
+    fn brief(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
+        brief_of::<Self>(log, key)
+    }
+
     fn judgment(&self) -> Option<&Judgment> {
         Some(self)
     }
@@ -223,19 +276,19 @@ pub fn census<R: Ended>(
     }
     for key in keys {
         tally.rows += 1;
-        if let Some(record) = closed::<R>(log, key?.as_ref())? {
-            *tally.outcomes.entry(record.outcome().as_str()).or_default() += 1;
+        if let Some((outcome, calls)) = closed::<R>(log, key?.as_ref())? {
+            *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
             tally.reused += 1;
-            tally.cached_calls += u64::from(record.cost().calls);
+            tally.cached_calls += u64::from(calls);
         }
     }
     Ok(tally)
 }
 
-/// A row's record, where it needs no further asking.
-fn closed<R: Ended>(log: &RowLog, key: &str) -> Result<Option<R>, Error> {
-    let record = log.get::<R>(key)?;
-    Ok(record.filter(|record| !record.outcome().is_open()))
+/// How a row ended, where it needs no further asking.
+fn closed<R: Ended>(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
+    let brief = R::brief(log, key)?;
+    Ok(brief.filter(|(outcome, _)| !outcome.is_open()))
 }
 
 /// Runs `row` over all items that the log does not hold yet, `concurrency` at a time, and appends
@@ -286,11 +339,11 @@ where
                 0 => None,
                 _ => closed::<R>(log, &key)?,
             };
-            if let Some(record) = held {
+            if let Some((outcome, _)) = held {
                 passed += 1;
                 // More than were finished before: an equal row was finished in this run.
                 if passed > tally.reused {
-                    *tally.outcomes.entry(record.outcome().as_str()).or_default() += 1;
+                    *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
                 }
                 continue;
             }
@@ -325,6 +378,8 @@ where
                     answered += 1;
                 }
             }
+            // A person's wish is no cause that a person should be told of.
+            Err(FeedbackError::Stop(ModelError::Stopped)) => options.stop.request(),
             Err(FeedbackError::Stop(error)) => {
                 options.stop.request();
                 cause.get_or_insert(error);
@@ -377,6 +432,28 @@ pub fn check_failed(
             total: tally.rows,
             allowed: max_failed,
             reason: reason(),
+        });
+    }
+    Ok(())
+}
+
+/// The gate on rows that cannot be read: they have no label either. `faults` and `rows` are those
+/// that cannot and those that can.
+///
+/// # Errors
+/// [`Error::TooManyUnread`].
+pub fn check_unread(
+    path: &Path,
+    (faults, rows): (usize, usize),
+    max_failed: f64,
+) -> Result<(), Error> {
+    let total = faults + rows;
+    if faults as f64 > max_failed * total as f64 {
+        return Err(Error::TooManyUnread {
+            path: path.to_path_buf(),
+            faults,
+            total,
+            allowed: max_failed,
         });
     }
     Ok(())

@@ -178,6 +178,9 @@ async fn calls_are_listed_shown_and_exported() {
             .all(|c| c["row"] == row && c["request"].is_object())
     );
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("settled:   2 answered"), "{text}");
+    let output = done(rlaif(at, &["calls", "run"])).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("settled:   12 answered"), "{text}");
     for (args, exit, words) in [
         (vec!["calls", "nowhere"], 2, "nowhere"),

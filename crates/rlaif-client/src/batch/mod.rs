@@ -141,7 +141,11 @@ impl Batches {
         let closed = || Failure::passing("the desk for batches is closed");
         sent.map_err(|_| closed())?;
         let _here = Counted::one(&self.waiting);
-        let Delivered { line, adopted } = delivered.await.map_err(|_| closed())??;
+        // What is in a batch is on record, and a later process collects it.
+        let Some(delivered) = self.pool.halt.unless(delivered).await else {
+            return Err(Failure::last(ModelError::Stopped));
+        };
+        let Delivered { line, adopted } = delivered.map_err(|_| closed())??;
         let text = || String::from_utf8_lossy(&line.body).into_owned();
         match line.status {
             200..300 => {
@@ -289,6 +293,8 @@ impl Desk {
     }
 
     async fn submit(&mut self) {
+        // Nobody waits any more for a call that was given up.
+        self.pending.retain(|waiting| !waiting.answer.is_closed());
         let mut together = Vec::new();
         let mut bytes = 0;
         while let Some(waiting) = self.pending.pop() {
@@ -308,13 +314,16 @@ impl Desk {
             }
             list.push(waiting);
         }
+        if requests.is_empty() {
+            return;
+        }
         let keys: Vec<Key> = requests.iter().map(|(key, _)| *key).collect();
         let first = keys.first().map(|k| k.hex()).unwrap_or_default();
         let token = format!("{:016x}", seed::derive(unix_ms() as u64, &[&first]));
         match self.make(&token, &requests, &keys).await {
             Ok(name) => {
                 self.shared.say(&format!(
-                    "batch `{name}` submitted, {} calls; an answer may take up to a day. Ctrl-C twice \
+                    "batch `{name}` submitted, {} calls; an answer may take up to a day. Ctrl-C \
                      leaves it at the provider, and the same command collects it",
                     keys.len()
                 ));

@@ -23,7 +23,7 @@ use rlaif_core::{BoxFuture, ModelError};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::call::{Answer, Call, Calls, Failure, Key};
+use crate::call::{Answer, Call, Calls, Failure, FailureKind, Key};
 use crate::config::Price;
 use crate::meter::{Meter, lock};
 use crate::wire::Api;
@@ -206,7 +206,8 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn account(&self) -> Result<Account, JournalError> {
-        read::account(&lock(&self.reader)).map_err(|e| JournalError::sqlite("read", &self.path, &e))
+        read::account(&lock(&self.reader), &Filter::default())
+            .map_err(|e| JournalError::sqlite("read", &self.path, &e))
     }
 
     /// Removes a journal that is needed no more, with the files beside it.
@@ -409,6 +410,11 @@ impl Journalled {
                     done,
                 });
                 committed.await.map_err(Failure::last)?;
+                std::mem::forget(intent);
+            }
+            // It never left: nothing happened that would be worth a line.
+            Err(failure) if matches!(failure.kind, FailureKind::Final(ModelError::Stopped)) => {
+                self.journal.send(Message::Withdrawn { intent: id });
                 std::mem::forget(intent);
             }
             Err(failure) => {

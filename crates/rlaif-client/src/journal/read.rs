@@ -83,7 +83,7 @@ pub enum State {
 }
 
 /// Which calls.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Filter {
     /// Of this stage.
     pub stage: Option<String>,
@@ -217,18 +217,54 @@ pub(super) fn dialect(connection: &Connection, model: &str) -> rusqlite::Result<
         .map(Option::flatten)
 }
 
-pub(super) fn account(connection: &Connection) -> rusqlite::Result<Account> {
-    let mut account = connection.query_row(
-        "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 1),
-           count(*) FILTER (WHERE charge = 2),
-           coalesce(sum(prompt_tokens) FILTER (WHERE charge = 1), 0),
-           coalesce(sum(completion_tokens) FILTER (WHERE charge = 1), 0),
-           coalesce(sum(usd) FILTER (WHERE charge = 1), 0.0),
-           coalesce(sum(usd) FILTER (WHERE charge = 2), 0.0),
-           coalesce(sum(prompt_tokens + completion_tokens) FILTER (WHERE charge = 2), 0),
-           count(*) FILTER (WHERE charge > 0 AND usd IS NULL)
-         FROM calls",
-        [],
+impl Filter {
+    /// Conditions on `c`, one of [`ALL`], and `m`, its model, with their values.
+    fn clauses(&self) -> (String, Vec<Sql>) {
+        let mut clauses = vec!["1".to_owned()];
+        let mut values: Vec<Sql> = Vec::new();
+        let mut add = |text: &str, value: Sql| {
+            values.push(value);
+            clauses.push(text.replace('?', &format!("?{}", values.len())));
+        };
+        if let Some(stage) = &self.stage {
+            add("c.stage = ?", stage.clone().into());
+        }
+        if let Some(row) = &self.row {
+            add("c.row = ?", row.clone().into());
+        }
+        if let Some(model) = &self.model {
+            add("instr(m.name, ?) > 0", model.clone().into());
+        }
+        if let Some(state) = self.state {
+            let number: i64 = match state {
+                State::Answered => 0,
+                State::Failed => 1,
+                State::InFlight => 2,
+            };
+            add("c.state = ?", number.into());
+        }
+        if self.unsettled {
+            clauses.push("c.charge = 2".into());
+        }
+        (clauses.join(" AND "), values)
+    }
+}
+
+pub(super) fn account(connection: &Connection, filter: &Filter) -> rusqlite::Result<Account> {
+    let (clauses, values) = filter.clauses();
+    connection.query_row(
+        &format!(
+            "SELECT count(*) FILTER (WHERE c.state = 0), count(*) FILTER (WHERE c.state = 1),
+               count(*) FILTER (WHERE c.charge = 2),
+               coalesce(sum(c.prompt_tokens) FILTER (WHERE c.charge = 1), 0),
+               coalesce(sum(c.completion_tokens) FILTER (WHERE c.charge = 1), 0),
+               coalesce(sum(c.usd) FILTER (WHERE c.charge = 1), 0.0),
+               coalesce(sum(c.usd) FILTER (WHERE c.charge = 2), 0.0),
+               coalesce(sum(c.prompt_tokens + c.completion_tokens) FILTER (WHERE c.charge = 2), 0),
+               count(*) FILTER (WHERE c.charge > 0 AND c.usd IS NULL)
+             FROM {ALL} c JOIN models m ON m.id = c.model WHERE {clauses}"
+        ),
+        params_from_iter(values),
         |row| {
             let count = |i: usize| row.get::<_, i64>(i).map(|n| n.max(0) as u64);
             Ok(Account {
@@ -243,26 +279,7 @@ pub(super) fn account(connection: &Connection) -> rusqlite::Result<Account> {
                 unpriced: count(8)?,
             })
         },
-    )?;
-    let (flying, usd, tokens, unpriced) = connection.query_row(
-        "SELECT count(*), coalesce(sum(usd_bound), 0.0),
-           coalesce(sum(prompt_bound + completion_bound), 0),
-           count(*) FILTER (WHERE usd_bound IS NULL) FROM intents",
-        [],
-        |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, f64>(1)?,
-                row.get::<_, i64>(2)?,
-                row.get::<_, i64>(3)?,
-            ))
-        },
-    )?;
-    account.unsettled += flying.max(0) as u64;
-    account.unsettled_usd += usd;
-    account.unsettled_tokens += tokens.max(0) as u64;
-    account.unpriced += unpriced.max(0) as u64;
-    Ok(account)
+    )
 }
 
 /// A journal open for reading only.
@@ -321,12 +338,12 @@ impl JournalReader {
         })
     }
 
-    /// What all calls were charged.
+    /// What the calls that pass the filter were charged; its limit does not count.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn account(&self) -> Result<Account, JournalError> {
-        account(&self.connection).map_err(|e| JournalError::sqlite("read", &self.path, &e))
+    pub fn account(&self, filter: &Filter) -> Result<Account, JournalError> {
+        account(&self.connection, filter).map_err(|e| JournalError::sqlite("read", &self.path, &e))
     }
 
     /// Hands every call that passes the filter to `take`, in the order of their numbers; bodies
@@ -340,36 +357,8 @@ impl JournalReader {
         bodies: bool,
         take: impl FnMut(Entry),
     ) -> Result<(), JournalError> {
-        let mut clauses = vec!["1".to_owned()];
-        let mut values: Vec<Sql> = Vec::new();
-        let mut add = |text: &str, value: Sql| {
-            values.push(value);
-            clauses.push(text.replace('?', &format!("?{}", values.len())));
-        };
-        if let Some(stage) = &filter.stage {
-            add("c.stage = ?", stage.clone().into());
-        }
-        if let Some(row) = &filter.row {
-            add("c.row = ?", row.clone().into());
-        }
-        if let Some(model) = &filter.model {
-            add("instr(m.name, ?) > 0", model.clone().into());
-        }
-        if let Some(state) = filter.state {
-            let number: i64 = match state {
-                State::Answered => 0,
-                State::Failed => 1,
-                State::InFlight => 2,
-            };
-            add("c.state = ?", number.into());
-        }
-        if filter.unsettled {
-            clauses.push("c.charge = 2".into());
-        }
-        let from = format!(
-            "FROM {ALL} c JOIN models m ON m.id = c.model WHERE {}",
-            clauses.join(" AND ")
-        );
+        let (clauses, values) = filter.clauses();
+        let from = format!("FROM {ALL} c JOIN models m ON m.id = c.model WHERE {clauses}");
         let query = match filter.limit {
             Some(n) => format!(
                 "SELECT * FROM (SELECT {COLUMNS} {from} ORDER BY c.at DESC, c.id DESC LIMIT {n})

@@ -100,6 +100,10 @@ pub(super) enum Message {
     Lost {
         intent: i64,
     },
+    /// The call did not leave.
+    Withdrawn {
+        intent: i64,
+    },
     Dialect {
         model: String,
         dialect: String,
@@ -466,6 +470,10 @@ impl Writing {
             Message::Lost { intent } => {
                 tx.prepare_cached(&format!("{LOSE_INTENTS} WHERE id = ?2"))?
                     .execute(params![GIVEN_UP, intent])?;
+                remove(tx, *intent)?;
+                Ok(0)
+            }
+            Message::Withdrawn { intent } => {
                 remove(tx, *intent)?;
                 Ok(0)
             }

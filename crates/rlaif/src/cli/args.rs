@@ -200,9 +200,12 @@ pub struct EndpointArgs {
     #[arg(long, value_name = "API")]
     pub api: Option<String>,
     /// Ask by the provider's batch interface: half the price, up to a day for an answer. Leave by
-    /// Ctrl-C twice; the same command collects what came.
+    /// Ctrl-C; the same command collects what came.
     #[arg(long)]
     pub batch: bool,
+    /// Seconds between two questions how a batch stands.
+    #[arg(long, value_name = "SECS", default_value_t = 30.0, requires = "batch")]
+    pub batch_poll: f64,
     /// Requests a minute at each server, at most.
     #[arg(long, value_name = "N")]
     pub requests_per_min: Option<u64>,
@@ -211,7 +214,8 @@ pub struct EndpointArgs {
     pub tokens_per_min: Option<u64>,
     #[command(flatten)]
     pub run: RunLimits,
-    /// Share of rows that may fail (no answer at all) before the exit code says so.
+    /// Share of rows that may fail (no answer at all, or no row that can be read) before the exit
+    /// code says so.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     pub max_failed: f64,
     /// Seconds to wait for one answer.
@@ -238,7 +242,8 @@ pub struct FilesArgs {
     /// At most so many rows of the input.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
-    /// Ask for everything again where the output exists and is finished.
+    /// Replace an output that exists: ask for everything again where it is finished, and let it
+    /// have fewer rows than before.
     #[arg(long)]
     pub overwrite: bool,
 }

@@ -105,7 +105,8 @@ pub fn calls(args: &CallsArgs, global: &Global) -> Result<u8, Error> {
         unsettled: args.unsettled,
         limit: None,
     };
-    let account = journal.account().map_err(fault)?;
+    let is_part = filter != Filter::default();
+    let account = journal.account(&filter).map_err(fault)?;
     let mut exported = None;
     let mut listed = Vec::new();
     if let Some(out) = &args.export {
@@ -135,6 +136,9 @@ pub fn calls(args: &CallsArgs, global: &Global) -> Result<u8, Error> {
     }
     for entry in &listed {
         println!("{}", line(entry));
+    }
+    if is_part {
+        println!("of the calls that pass the filter:");
     }
     for line in account_lines(&account) {
         println!("{line}");

@@ -1,16 +1,21 @@
 //! What every verb on loose files begins with and ends with: the input, the models, the log that keeps
 //! finished rows, the output.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rlaif::error::Error;
 use rlaif::figures::Totals;
 use rlaif::progress::Progress;
-use rlaif::rows::{Ended, RunOptions, Stop, Tally, census, check_failed, stream_rows};
+use rlaif::rows::{
+    Ended, RunOptions, Stop, Tally, census, check_failed, check_unread, stream_rows,
+};
 use rlaif::stages::commonest_error;
 use rlaif::{Constitution, Model, Outcome};
+use rlaif_client::{Account, Halt};
 use rlaif_core::export::{RowWriter, check_ending};
 use rlaif_core::rowlog::RowLog;
 use rlaif_feedback::FeedbackError;
@@ -91,12 +96,9 @@ impl Desk {
                 "give another file by `--out`, or `--overwrite` to ask for all of it again",
             ));
         }
-        let input = Input::open(&files.input, files.limit, &*progress)?;
-        if input.rows == 0 {
-            return Err(Error::input(
-                format!("`{}` has no row that can be read", files.input.display()),
-                "see the table of columns in the README",
-            ));
+        let input = Input::open(&files.input, files.limit, &progress)?;
+        if input.is_empty() {
+            return Err(no_rows(&files.input));
         }
         let journal = match &files.run {
             Some(folder) => folder.join(JOURNAL),
@@ -109,7 +111,7 @@ impl Desk {
         let models = Models::with_ledger(&journal, limits)?;
         bars.watch(models.watch());
         let stop = Stop::default();
-        stop_on_interrupt(&stop);
+        stop_on_interrupt(&stop, Some(models.halt()));
         Ok(Desk {
             constitution,
             input,
@@ -166,7 +168,7 @@ impl Desk {
         };
         let (tally, stopped) = stream_rows(items, before, log, &options, row).await?;
         match stopped {
-            Some(error) if !is_budget(&error) => Err(error),
+            Some(error) if !error.is_budget() => Err(error),
             stopped => Ok((tally, stopped)),
         }
     }
@@ -206,8 +208,32 @@ impl Desk {
             Some(stopped) => Err(stopped),
             None => check_failed(verb, tally, endpoint.max_failed, || {
                 commonest_error::<R>(log, keys)
+            })
+            .and_then(|()| {
+                let counts = self.input.counts();
+                let counts = (counts.faults, counts.rows);
+                check_unread(&self.input.path, counts, endpoint.max_failed)
             }),
         }
+    }
+
+    /// An output with more rows than it would have now is the result of something else: it was paid
+    /// for, and is not replaced without a word.
+    fn check_larger(&self, files: &FilesArgs, rows: usize) -> Result<(), Error> {
+        let held = match files.out.exists() && !files.overwrite {
+            true => rows_of(&files.out),
+            false => 0,
+        };
+        if held > rows {
+            return Err(Error::input(
+                format!(
+                    "`{}` has {held} rows and would be replaced by {rows}: nothing was asked",
+                    files.out.display()
+                ),
+                "give another file by `--out`, or `--overwrite` to replace it",
+            ));
+        }
+        Ok(())
     }
 
     /// Removes the log where no row is left to ask again.
@@ -240,12 +266,17 @@ impl Desk {
         F: Fn(T) -> Fut,
         Fut: Future<Output = Result<R, FeedbackError>>,
     {
+        let more: Vec<Value> = more.into_iter().collect();
         let mut log = self.log()?;
         let key = |item: Result<(String, T), Error>| item.map(|(key, _)| key);
         let before = census::<R>(items()?.map(key), &log)?;
+        if self.input.is_empty() {
+            return Err(no_rows(&work.files.input));
+        }
         if before.rows == 0 {
             return Err(no_completions(work.files, work.wanted));
         }
+        self.check_larger(work.files, before.rows + more.len())?;
         let (tally, stopped) = self
             .stream(work.verb, work.endpoint, &mut log, (before, items()?), row)
             .await?;
@@ -276,11 +307,11 @@ impl Desk {
     ) -> Result<u8, Error> {
         let mut totals = Totals::new(tally, self.begun.elapsed().as_secs_f64());
         self.models.count(&mut totals);
-        let reached = gate.as_ref().is_err_and(is_budget);
+        let reached = gate.as_ref().is_err_and(Error::is_budget);
         if global.json && (gate.is_ok() || reached) {
             let mut value = serde_json::to_value(&totals).unwrap_or_default();
             if let Some(map) = value.as_object_mut() {
-                map.insert("malformed".into(), self.input.faults.into());
+                map.insert("malformed".into(), self.input.counts().faults.into());
                 map.insert("out".into(), out.display().to_string().into());
                 map.insert("budget_reached".into(), reached.into());
                 map.extend(extra);
@@ -299,10 +330,7 @@ impl Desk {
             out.display()
         );
         if let Some(account) = self.models.account()?.filter(|a| a.settled_usd > 0.0) {
-            eprintln!(
-                "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
-                account.settled_usd, account.unsettled_usd
-            );
+            eprintln!("{}", money(&account));
         }
         if !self.keeps_log && is_finished(tally) {
             self.models.remove_journal()?;
@@ -318,6 +346,21 @@ impl Desk {
     }
 }
 
+fn no_rows(input: &Path) -> Error {
+    Error::input(
+        format!("`{}` has no row that can be read", input.display()),
+        "see the table of columns in the README",
+    )
+}
+
+/// What a journal was charged, in words.
+pub fn money(account: &Account) -> String {
+    format!(
+        "${:.4} settled and at most ${:.4} unsettled, over all runs with this journal",
+        account.settled_usd, account.unsettled_usd
+    )
+}
+
 /// Writes a verb's page: where it was wanted, else beside the output.
 pub fn write_page(out: &Path, page: Option<&Path>, html: &str) -> Result<(), Error> {
     let beside = out.with_extension("html");
@@ -325,42 +368,60 @@ pub fn write_page(out: &Path, page: Option<&Path>, html: &str) -> Result<(), Err
     Ok(())
 }
 
+/// Rows of an output; none where it is no file that this tool writes.
+fn rows_of(out: &Path) -> usize {
+    if out.extension().is_some_and(|e| e == "gz" || e == "parquet") {
+        let rows = rlaif_core::dataset::Reader::open(out).map(|rows| rows.flatten().count());
+        return rows.unwrap_or(0);
+    }
+    let Ok(mut file) = std::fs::File::open(out) else {
+        return 0;
+    };
+    let (mut rows, mut some) = (0, vec![0u8; 1 << 16]);
+    while let Ok(n @ 1..) = std::io::Read::read(&mut file, &mut some) {
+        rows += some[..n].iter().filter(|b| **b == b'\n').count();
+    }
+    rows
+}
+
 /// No row is left to ask again.
 fn is_finished(tally: &Tally) -> bool {
     tally.count(Outcome::Failed) == 0 && tally.count(Outcome::NotRun) == 0
 }
 
-fn is_budget(error: &Error) -> bool {
-    let cause = match error {
-        Error::Stopped { cause, .. } => cause.as_ref(),
-        _ => None,
+/// Ctrl-C, SIGTERM or SIGHUP once: what was sent to a model ends and is kept, the rest can go on
+/// later. Twice: out at once; what is finished is on disk already.
+pub fn stop_on_interrupt(stop: &Stop, halt: Option<Arc<Halt>>) {
+    let (stop, asked) = (stop.clone(), Arc::new(AtomicBool::new(false)));
+    let ask = move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(1);
+        }
+        stop.request();
+        if let Some(halt) = &halt {
+            halt.request();
+        }
+        // A terminal that went away cannot be written to, which stops nothing.
+        let _ = writeln!(
+            std::io::stderr(),
+            "stopping: what is under way ends and is kept; once more to stop at once"
+        );
     };
-    matches!(cause, Some(rlaif::ModelError::BudgetReached))
-}
-
-/// Ctrl-C once: rows in flight end, the rest can go on later. Twice: out at once; what is
-/// finished is on disk already.
-pub fn stop_on_interrupt(stop: &Stop) {
-    // A supervisor's way to say it once; it kills what does not end in time.
+    // A supervisor's way to say it, and a terminal's that is closed.
     #[cfg(unix)]
     for kind in [SignalKind::terminate(), SignalKind::hangup()] {
         if let Ok(mut signal) = signal(kind) {
-            let stop = stop.clone();
+            let ask = ask.clone();
             tokio::spawn(async move {
                 while signal.recv().await.is_some() {
-                    stop.request();
+                    ask();
                 }
             });
         }
     }
-    let stop = stop.clone();
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.request();
-            eprintln!("stopping: rows in flight end first; Ctrl-C again to stop at once");
-        }
-        if tokio::signal::ctrl_c().await.is_ok() {
-            std::process::exit(1);
+        while tokio::signal::ctrl_c().await.is_ok() {
+            ask();
         }
     });
 }

@@ -1,6 +1,7 @@
 //! The rows of an input file, as often as they are wanted: held where the file is small, read again
 //! where it is not.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,15 +12,27 @@ use rlaif_core::dataset::{Dataset, Reader, Row, RowFault};
 /// Bytes of a file up to which its rows are held: reading them again costs time, holding them memory.
 const HELD: u64 = 16 << 20;
 
-/// An input file.
-pub struct Input {
-    pub path: PathBuf,
-    /// Rows that can be read, up to the limit.
+/// What was counted of a file's rows, up to the limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counts {
+    /// Rows that can be read.
     pub rows: usize,
     /// Rows that cannot.
     pub faults: usize,
     /// Rows with fewer than two completions, and the line of the first.
-    pub short: (usize, usize),
+    short: (usize, usize),
+}
+
+/// An input file.
+pub struct Input {
+    pub path: PathBuf,
+    limit: Option<usize>,
+    progress: Arc<dyn Progress>,
+    /// Known once the file was read to its end: at once for one that is held, else by whoever reads
+    /// it first.
+    counts: Cell<Option<Counts>>,
+    /// Rows with fewer than two completions are to be told of as soon as they are counted.
+    tells_short: Cell<bool>,
     held: Option<Vec<Arc<Row>>>,
     state: State,
 }
@@ -36,18 +49,23 @@ fn state(path: &Path) -> State {
 }
 
 impl Input {
-    /// Reads a file once; rows that cannot be read are said, with file and line.
+    /// Opens a file, and reads it where it is small; rows that cannot be read are said, with file and
+    /// line, as soon as they are come upon.
     ///
     /// # Errors
     /// The file as a whole cannot be read.
-    pub fn open(path: &Path, limit: Option<usize>, progress: &dyn Progress) -> Result<Self, Error> {
+    pub fn open(
+        path: &Path,
+        limit: Option<usize>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Self, Error> {
         Input::with_room(path, limit, progress, HELD)
     }
 
     fn with_room(
         path: &Path,
         limit: Option<usize>,
-        progress: &dyn Progress,
+        progress: &Arc<dyn Progress>,
         room: u64,
     ) -> Result<Self, Error> {
         let state = state(path);
@@ -59,41 +77,47 @@ impl Input {
         let small = bytes <= if packed { room / 5 } else { room };
         let mut input = Input {
             path: path.to_path_buf(),
-            rows: 0,
-            faults: 0,
-            short: (0, 0),
+            limit,
+            progress: Arc::clone(progress),
+            counts: Cell::new(None),
+            tells_short: Cell::new(false),
             held: None,
             state,
         };
-        let mut held = small.then(Vec::new);
-        for row in Reader::open(path)? {
-            if limit.is_some_and(|limit| input.rows == limit) {
-                break;
-            }
-            match row? {
-                Ok(row) => {
-                    input.rows += 1;
-                    if row.completions.len() < 2 {
-                        input.short.0 += 1;
-                        if input.short.0 == 1 {
-                            input.short.1 = row.line;
-                        }
-                    }
-                    if let Some(held) = &mut held {
-                        held.push(Arc::new(row));
-                    }
-                }
-                Err(fault) => {
-                    input.faults += 1;
-                    if input.faults <= NOTED {
-                        note(path, &fault, progress);
-                    }
-                }
-            }
+        if small {
+            let rows = input.read()?.collect::<Result<Vec<_>, Error>>()?;
+            input.held = Some(rows);
         }
-        left_out(path, input.faults, input.rows, progress);
-        input.held = held;
         Ok(input)
+    }
+
+    /// What was counted so far; all zeros before the file was read to its end.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts.get().unwrap_or_default()
+    }
+
+    /// True where the file was read to its end and has no row that can be used.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.counts.get().is_some_and(|counts| counts.rows == 0)
+    }
+
+    /// Says which rows have too few completions for a pair: now, or once they are counted.
+    pub fn tell_short(&self) {
+        self.tells_short.set(true);
+        if let Some(counts) = self.counts.get() {
+            self.say_short(counts);
+        }
+    }
+
+    fn say_short(&self, counts: Counts) {
+        if let (n @ 1.., line) = counts.short {
+            self.progress.note(&format!(
+                "{}:{line}: a comparison needs two completions; {n} such rows left out",
+                self.path.display(),
+            ));
+        }
     }
 
     /// The rows from the beginning, in the file's order.
@@ -110,12 +134,69 @@ impl Input {
                 "give the same command again: rows that are as they were are not asked again",
             ));
         }
-        let rows = Reader::open(&self.path)?.filter_map(|row| match row {
-            Ok(Ok(row)) => Some(Ok(Arc::new(row))),
-            Ok(Err(_)) => None,
-            Err(error) => Some(Err(error.into())),
-        });
-        Ok(Box::new(rows.take(self.rows)))
+        Ok(Box::new(self.read()?))
+    }
+
+    fn read(&self) -> Result<Reading<'_>, Error> {
+        Ok(Reading {
+            reader: Some(Reader::open(&self.path)?),
+            input: self,
+            counts: Counts::default(),
+        })
+    }
+}
+
+/// Rows from a file; whoever comes to the end first has counted them.
+struct Reading<'a> {
+    reader: Option<Reader>,
+    input: &'a Input,
+    counts: Counts,
+}
+
+impl Reading<'_> {
+    fn end(&mut self) {
+        self.reader = None;
+        let Input { path, progress, .. } = self.input;
+        if self.input.counts.get().is_none() {
+            self.input.counts.set(Some(self.counts));
+            left_out(path, self.counts.faults, self.counts.rows, &**progress);
+            if self.input.tells_short.get() {
+                self.input.say_short(self.counts);
+            }
+        }
+    }
+}
+
+impl Iterator for Reading<'_> {
+    type Item = Result<Arc<Row>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.input.limit.is_some_and(|limit| self.counts.rows == limit) {
+                self.end();
+            }
+            match self.reader.as_mut()?.next() {
+                None => self.end(),
+                Some(Err(error)) => return Some(Err(error.into())),
+                Some(Ok(Ok(row))) => {
+                    let counts = &mut self.counts;
+                    counts.rows += 1;
+                    if row.completions.len() < 2 {
+                        counts.short.0 += 1;
+                        if counts.short.0 == 1 {
+                            counts.short.1 = row.line;
+                        }
+                    }
+                    return Some(Ok(Arc::new(row)));
+                }
+                Some(Ok(Err(fault))) => {
+                    self.counts.faults += 1;
+                    if self.counts.faults <= NOTED && self.input.counts.get().is_none() {
+                        note(&self.input.path, &fault, &*self.input.progress);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -181,16 +262,22 @@ mod tests {
                 .map(|r| (*r.unwrap()).clone())
                 .collect()
         };
+        let silent: Arc<dyn Progress> = Arc::new(Silent);
         for limit in [None, Some(17)] {
-            let held = Input::with_room(&path, limit, &Silent, HELD).unwrap();
-            let read = Input::with_room(&path, limit, &Silent, 0).unwrap();
+            let held = Input::with_room(&path, limit, &silent, HELD).unwrap();
+            let read = Input::with_room(&path, limit, &silent, 0).unwrap();
             assert!(held.held.is_some() && read.held.is_none());
+            // What is not held is counted by the first pass.
+            assert_eq!(read.counts(), Counts::default());
             assert_eq!(rows(&held), rows(&read));
             assert_eq!(rows(&read), rows(&read));
-            assert_eq!(held.rows, limit.unwrap_or(45));
-            assert_eq!((held.faults, held.short), (read.faults, read.short));
+            assert_eq!(held.counts().rows, limit.unwrap_or(45));
+            assert_eq!(held.counts(), read.counts());
+            // Lines 4 and 14 are broken; all rows have one completion.
+            assert_eq!(held.counts().faults, if limit.is_some() { 2 } else { 5 });
+            assert_eq!(held.counts().short, (limit.unwrap_or(45), 1));
         }
-        let read = Input::with_room(&path, None, &Silent, 0).unwrap();
+        let read = Input::with_room(&path, None, &silent, 0).unwrap();
         std::fs::write(&path, text + "{\"prompt\": \"more\"}\n").unwrap();
         let error = read.rows().err().unwrap().to_string();
         assert!(error.contains("was changed"), "{error}");

@@ -165,7 +165,7 @@ pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
         })
         .collect();
     let stop = Stop::default();
-    stop_on_interrupt(&stop);
+    stop_on_interrupt(&stop, None);
     let mut log_path = args.out.as_os_str().to_owned();
     log_path.push(".partial");
     let log_path = PathBuf::from(log_path);

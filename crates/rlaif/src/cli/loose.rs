@@ -547,14 +547,9 @@ pub fn pair_id(row: &Row, i: usize, j: usize) -> String {
     }
 }
 
-/// Says which rows have too few completions for a pair.
+/// Says which rows have too few completions for a pair, now or once they are counted.
 pub fn note_short(desk: &Desk) {
-    if let (n @ 1.., line) = desk.input.short {
-        desk.progress.note(&format!(
-            "{}:{line}: a comparison needs two completions; {n} such rows left out",
-            desk.input.path.display(),
-        ));
-    }
+    desk.input.tell_short();
 }
 
 /// Pairs of every row that has at least two completions, with their keys.

@@ -11,7 +11,7 @@ use rlaif::recipe::{ModelSource, ModelUse};
 use rlaif::rows::Width;
 use rlaif::{Error, Model, Recipe};
 use rlaif_client::{
-    Account, Api, Budget, Endpoint, EndpointConfig, Journal, JournalError, Ledger, Limits, Now,
+    Account, Api, Budget, Endpoint, EndpointConfig, Halt, Journal, JournalError, Ledger, Limits, Now,
     Prices, Replica, Stats,
 };
 
@@ -91,16 +91,21 @@ impl Models {
             ));
         }
         let journal = Journal::open(journal).map_err(journal_fault)?;
-        let account = journal.account().map_err(journal_fault)?;
         let wanted = Limits {
             max_usd: limits.max_usd,
             max_calls: limits.max_calls,
         };
-        let budget = (wanted != Limits::default()).then(|| {
-            let usd = account.settled_usd + account.unsettled_usd;
-            let lost = account.unsettled.min(account.failed);
-            Arc::new(Budget::new(wanted, account.answered + lost, usd))
-        });
+        // Adding up a long journal takes time, which only a budget is worth.
+        let budget = match wanted == Limits::default() {
+            true => None,
+            false => {
+                let account = journal.account().map_err(journal_fault)?;
+                let usd = account.settled_usd + account.unsettled_usd;
+                let lost = account.unsettled.min(account.failed);
+                let spent = account.answered + lost;
+                Some(Arc::new(Budget::new(wanted, spent, usd)))
+            }
+        };
         let mut prices = Prices::shipped().map_err(|e| Error::input(e.to_string(), ""))?;
         if let Some(file) = &limits.prices {
             prices = prices
@@ -111,6 +116,7 @@ impl Models {
             ledger: Ledger {
                 journal: Some(journal),
                 budget,
+                ..Ledger::default()
             },
             prices: Some(prices),
             ..Models::default()
@@ -172,6 +178,13 @@ impl Models {
         config.draws = args.draws;
         config.concurrency = args.concurrency;
         config.batch = args.batch;
+        if !(args.batch_poll > 0.0 && args.batch_poll.is_finite()) {
+            return Err(Error::input(
+                format!("`--batch-poll` must be above 0, got `{}`", args.batch_poll),
+                "give seconds, as in `--batch-poll 60`",
+            ));
+        }
+        config.batch_poll_secs = args.batch_poll;
         config.requests_per_min = args.requests_per_min;
         config.tokens_per_min = args.tokens_per_min;
         config.api = match args.api.as_deref() {
@@ -216,6 +229,11 @@ impl Models {
         Ok(model)
     }
 
+    /// By what its endpoints are asked to send nothing more.
+    pub fn halt(&self) -> Arc<Halt> {
+        Arc::clone(&self.ledger.halt)
+    }
+
     /// What may be watched while it runs.
     pub fn watch(&self) -> Watch {
         Watch {
@@ -248,11 +266,12 @@ impl Models {
         }
     }
 
-    /// What all runs of the journal were charged.
+    /// What all runs of the journal were charged, where a model has a price.
     pub fn account(&self) -> Result<Option<Account>, Error> {
         self.ledger
             .journal
             .as_ref()
+            .filter(|_| self.watch().endpoints().iter().any(|e| e.has_price()))
             .map(|j| j.account().map_err(journal_fault))
             .transpose()
     }

@@ -184,7 +184,7 @@ pub async fn quickstart(args: &QuickstartArgs, global: &Global) -> Result<u8, Er
     };
     let progress = Bars::new();
     let stop = Stop::default();
-    stop_on_interrupt(&stop);
+    stop_on_interrupt(&stop, None);
     let (_, mut summary) = quickstart::run(&what, &args.out, &progress, &stop).await?;
     summary.wall_secs = begun.elapsed().as_secs_f64();
     let mut table = Vec::new();

@@ -12,7 +12,7 @@ use rlaif::plan::StagePlan;
 use rlaif::progress::Progress;
 use rlaif::report::training::Training;
 use rlaif::report::{Page, render};
-use rlaif::rows::{Stop, Tally};
+use rlaif::rows::{Stop, Tally, check_unread};
 use rlaif::stages::{self, Context, export as exports};
 use rlaif::{Constitution, Judgment, Outcome, Recipe};
 use rlaif_core::dataset::{self, Dataset};
@@ -25,7 +25,7 @@ use super::args::{
     ExportArgs, Global, InitArgs, JudgeKind, PlanArgs, ReportArgs, RunArgs, RunLimits,
 };
 use super::dashboard::Dashboard;
-use super::desk::stop_on_interrupt;
+use super::desk::{money, stop_on_interrupt};
 use super::input::note_faults;
 use super::metrics;
 use super::models::{JOURNAL, Models, width_of};
@@ -91,8 +91,10 @@ fn ready(path: &Path, overrides: &[String], progress: &dyn Progress) -> Result<R
     let constitution = Constitution::read(&recipe.constitution)?;
     let mut prompts = dataset::read(&recipe.prompts)?;
     note_faults(&prompts, progress);
-    if let Some(limit) = recipe.limit {
+    if let Some(limit) = recipe.limit.filter(|limit| *limit < prompts.rows.len()) {
+        let end = prompts.rows[limit].line;
         prompts.rows.truncate(limit);
+        prompts.faults.retain(|fault| fault.line < end);
     }
     if prompts.rows.is_empty() {
         return Err(Error::input(
@@ -339,7 +341,7 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     let dashboard = Dashboard::open_if(limits.dashboard, &bars, models.watch())?;
     let width = models.width();
     let stop = Stop::default();
-    stop_on_interrupt(&stop);
+    stop_on_interrupt(&stop, Some(models.halt()));
     let mut cx = Context::new(
         &ready.recipe,
         &ready.constitution,
@@ -352,7 +354,17 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
     cx.progress = &*progress;
     let done = pipeline::run(&mut cx, &which).await;
     drop(dashboard);
-    let done = done?;
+    let spent = models.account()?.filter(|a| a.settled_usd > 0.0);
+    let spent = spent.as_ref().map(money);
+    let done = match done {
+        Ok(done) => done,
+        Err(error) => {
+            if let Some(spent) = spent {
+                eprintln!("{spent}");
+            }
+            return Err(error);
+        }
+    };
     let (calls, prompt_tokens, completion_tokens) = cx.answered();
     for report in &done.stages {
         let t = &report.tally;
@@ -389,6 +401,12 @@ pub async fn run(args: &RunArgs, global: &Global) -> Result<u8, Error> {
         }
     }
     eprintln!("{:12} {}", "report", done.report.display());
+    if let Some(spent) = spent {
+        eprintln!("{:12} {spent}", "money");
+    }
+    let prompts = &ready.prompts;
+    let counts = (prompts.faults.len(), prompts.rows.len());
+    check_unread(&prompts.path, counts, ready.recipe.max_failed)?;
     if global.json {
         let last = done
             .stages

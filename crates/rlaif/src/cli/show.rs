@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use miette::{LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity};
 use rlaif::progress::Progress;
 use rlaif::{Error, Judgment, Outcome};
@@ -89,10 +89,14 @@ struct State {
 /// Between two drawings of the line's words.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// Calls in flight, made again, and money, in words.
-fn calls_line(watch: &Watch) -> String {
+/// Calls in flight, made again, and money, in words; `None` where no model is behind a socket.
+fn calls_line(watch: &Watch) -> Option<String> {
     let (mut in_flight, mut retries, mut usd) = (0, 0, None);
-    for (_, stats, now) in watch.each() {
+    let endpoints = watch.each();
+    if endpoints.is_empty() {
+        return None;
+    }
+    for (_, stats, now) in endpoints {
         in_flight += now.in_flight;
         retries += stats.retries;
         if let Some(spent) = stats.usd {
@@ -111,7 +115,15 @@ fn calls_line(watch: &Watch) -> String {
             line.push_str(&format!(", {calls} calls left"));
         }
     }
-    line
+    Some(line)
+}
+
+/// The time that is left, where rows have ended by which to tell; a batch may take hours for its first.
+fn left(state: &ProgressState, before: u64) -> String {
+    if state.pos() > before {
+        return format!("{:#} left", HumanDuration(state.eta()));
+    }
+    format!("{:#} so far", HumanDuration(state.elapsed()))
 }
 
 impl Bars {
@@ -145,12 +157,12 @@ impl Bars {
             .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(watch);
     }
 
-    fn calls(&self) -> String {
+    fn calls(&self) -> Option<String> {
         let watch = self
             .watch
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        watch.as_ref().map(calls_line).unwrap_or_default()
+        watch.as_ref().and_then(calls_line)
     }
 
     /// Stage, rows done, rows in all, rows failed.
@@ -207,10 +219,15 @@ impl Progress for Bars {
             } else if terminal {
                 s.bar =
                     ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-                let style = "{prefix:12} {bar:20} {pos}/{len} rows, {per_sec}, {eta} left {msg}";
+                let style = "{prefix:12} {bar:20} {pos}/{len} rows, {per_sec}, {left}{msg}";
                 if let Ok(style) = ProgressStyle::with_template(style) {
-                    s.bar.set_style(style);
+                    let before = done as u64;
+                    let tell = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                        let _ = out.write_str(&left(state, before));
+                    };
+                    s.bar.set_style(style.with_key("left", tell));
                 }
+                s.bar.enable_steady_tick(Duration::from_secs(1));
                 s.bar.set_prefix(stage.to_owned());
                 s.bar.set_position(done as u64);
                 s.bar.reset_eta();
@@ -233,24 +250,19 @@ impl Progress for Bars {
             s.bar.inc(1);
             if terminal && s.drawn.elapsed() >= DRAW_EVERY {
                 s.drawn = Instant::now();
-                let failed = if s.failed > 0 {
-                    format!(", {} rows failed", s.failed)
-                } else {
-                    String::new()
-                };
-                s.bar.set_message(format!("{}{failed}", self.calls()));
+                let failed = (s.failed > 0).then(|| format!("{} rows failed", s.failed));
+                let words: Vec<String> = self.calls().into_iter().chain(failed).collect();
+                let words: String = words.iter().map(|w| format!(", {w}")).collect();
+                s.bar.set_message(words);
             }
             if !terminal && s.said.elapsed() >= Duration::from_secs(60) {
                 s.said = Instant::now();
                 let rate = (s.done - s.before) as f64 / s.begun.elapsed().as_secs_f64();
                 let left = (s.total - s.done) as f64 / rate.max(1e-9);
+                let calls = self.calls().map(|c| format!(", {c}")).unwrap_or_default();
                 eprintln!(
-                    "{}: {}/{} rows, {rate:.1}/s, {} failed, {}, about {left:.0} s left",
-                    s.stage,
-                    s.done,
-                    s.total,
-                    s.failed,
-                    self.calls()
+                    "{}: {}/{} rows, {rate:.1}/s, {} failed{calls}, about {left:.0} s left",
+                    s.stage, s.done, s.total, s.failed,
                 );
             }
         });

@@ -274,7 +274,7 @@ fn fit(
 ) -> Result<u8, Error> {
     let (progress, stop) = (Bars::new(), Stop::default());
     let data = read(&args.input, args.limit, &progress)?;
-    stop_on_interrupt(&stop);
+    stop_on_interrupt(&stop, None);
     let at = at(&args.base, &args.out, global, &progress, &stop);
     show(&run(&data, &at)?, global);
     Ok(0)
@@ -312,7 +312,7 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
         ..PpoConfig::default()
     };
     let reward = reward_source(args, global)?;
-    stop_on_interrupt(&stop);
+    stop_on_interrupt(&stop, None);
     let at = at(&args.base, &args.out, global, &progress, &stop);
     show(&train::ppo(&config, &data, &reward, &at)?, global);
     Ok(0)

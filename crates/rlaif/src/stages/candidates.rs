@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use rlaif_core::dataset::Row;
-use rlaif_core::{Candidate, seed};
+use rlaif_core::{Candidate, Cost, Outcome, Provenance, seed};
 use rlaif_feedback::{CandidatesConfig, Sampler, candidate};
 
-use super::{Context, StageReport, StageSpec, fixed, line, run_stage};
+use super::{Context, NOT_REACHED, StageReport, StageSpec, fixed, line, run_stage};
 use crate::error::Error;
 use crate::rows::row_key;
 
@@ -89,6 +89,29 @@ pub(super) async fn sample(
         items,
         |(row, draw)| async move { candidate(sampler, &row.id, draw, &row.prompt).await },
         |record: &Candidate| line(record),
+        |(row, draw)| not_run(sampler, row, *draw),
     )
     .await
+}
+
+/// A completion that was never asked for.
+fn not_run(sampler: &Sampler, row: &Row, draw: u32) -> Candidate {
+    Candidate {
+        id: row.id.clone(),
+        draw,
+        prompt: row.prompt.clone(),
+        completion: String::new(),
+        outcome: Outcome::NotRun,
+        error: Some(NOT_REACHED.into()),
+        cost: Cost::default(),
+        provenance: Provenance {
+            model: sampler.model.id().clone(),
+            sampling: Some(sampler.config.sampling.clone()),
+            template: String::new(),
+            constitution: String::new(),
+            seed: sampler.seed,
+            version: rlaif_feedback::VERSION.to_owned(),
+            lost: Vec::new(),
+        },
+    }
 }

@@ -8,7 +8,9 @@ use rlaif_core::{
 };
 use rlaif_feedback::{Critic, CritiqueConfig, FeedbackError, Purpose, critique};
 
-use super::{Context, StageReport, StageSpec, fixed, line, read_records, run_stage, template};
+use super::{
+    Context, NOT_REACHED, StageReport, StageSpec, fixed, line, read_records, run_stage, template,
+};
 use crate::error::Error;
 use crate::rows::row_key;
 
@@ -62,7 +64,7 @@ pub fn key(settings: &str, id: &str, prompt: &Prompt, response: &str) -> String 
     row_key(&["critique", settings, id, &fixed(prompt), response])
 }
 
-/// A critique that was never asked for, since there is no response to critique.
+/// A critique that was never asked for, and why.
 #[must_use]
 pub fn not_run(critic: &Critic, id: &str, prompt: &Prompt, why: String) -> Critique {
     Critique {
@@ -130,6 +132,10 @@ pub async fn run(cx: &mut Context<'_>, config: &CritiqueConfig) -> Result<StageR
         items,
         |(id, c)| async move { critique_candidate(critic, &id, &c).await },
         |record: &Critique| line(record),
+        |(id, c)| Critique {
+            response: c.completion.clone(),
+            ..not_run(critic, id, &c.prompt, NOT_REACHED.into())
+        },
     )
     .await
 }

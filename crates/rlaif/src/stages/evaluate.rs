@@ -356,6 +356,7 @@ async fn compare(
         items,
         |pair| async move { judge::judge_pair(by, pair).await },
         |record: &Judgment| line(record),
+        |pair| judge::not_run(by, pair),
     )
     .await?;
     Ok(Some(read_records(&cx.file(JUDGMENTS))?))

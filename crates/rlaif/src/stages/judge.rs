@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rlaif_core::pairs::{Pairs, pairs};
-use rlaif_core::{Candidate, Constitution, Judgment, Model, Outcome, Prompt, Revision, seed};
+use rlaif_core::{
+    Candidate, Constitution, Judgment, Model, Outcome, Probability, Prompt, Rater, Revision, seed,
+};
 use rlaif_feedback::{Exemplar, Judge, JudgeConfig, Method, Purpose, Scorer, judge};
 
-use super::{Context, StageReport, StageSpec, fixed, line, read_records, run_stage, template};
+use super::{
+    Context, NOT_REACHED, StageReport, StageSpec, fixed, line, read_records, run_stage, template,
+};
 use crate::error::Error;
 use crate::recipe::Compare;
 use crate::rows::row_key;
@@ -306,6 +310,22 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
         items,
         |pair| async move { judge_pair(by, pair).await },
         |record: &Judgment| line(record),
+        |pair| not_run(by, pair),
     )
     .await
+}
+
+/// The judgment of a pair that was never asked for.
+pub(super) fn not_run(by: &Judge, pair: &Pair) -> Judgment {
+    Judgment {
+        reason: NOT_REACHED.into(),
+        ..Judgment::new(
+            pair.id.clone(),
+            pair.prompt.clone(),
+            [pair.response_a.clone(), pair.response_b.clone()],
+            Outcome::NotRun,
+            Probability::NONE,
+            Rater::Model(by.model.id().clone()),
+        )
+    }
 }

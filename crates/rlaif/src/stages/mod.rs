@@ -40,7 +40,7 @@ use crate::evaluation::Evaluator;
 use crate::local::LocalModels;
 use crate::progress::{Progress, Silent};
 use crate::recipe::{ModelSource, Recipe};
-use crate::rows::{Ended, RunOptions, Stop, Tally, Width, check_failed, for_each_row};
+use crate::rows::{Ended, RunOptions, Stop, Tally, Width, census, check_failed, stream_rows};
 
 /// What every stage of a run can reach.
 pub struct Context<'a> {
@@ -219,6 +219,9 @@ pub fn read_records<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
         .collect()
 }
 
+/// Why a row is `not_run` where a budget ended before it.
+pub(crate) const NOT_REACHED: &str = "the budget was reached before this row";
+
 /// What distinguishes one stage from another, beside its rows.
 pub struct StageSpec<'a> {
     /// Its name, as in the recipe.
@@ -255,18 +258,22 @@ impl StageSpec<'_> {
 /// Runs one stage of a run folder: skipped where nothing changed, resumed where it was cut off,
 /// its file written whole and recorded in the manifest.
 ///
-/// `expand` turns a record into the lines of the file that it stands for.
+/// `expand` turns a record into the lines of the file that it stands for; `not_run` makes the record
+/// of a row that a budget left unasked, which is in the file and not in the log.
 ///
 /// # Errors
-/// As [`for_each_row`]; [`Error::TooManyFailed`] after the file is written.
+/// As [`stream_rows`]; [`Error::Stopped`] at a budget's end and [`Error::TooManyFailed`], both after
+/// the file is written; [`Error::Stopped`] for any other reason, with the file as it was.
 pub async fn run_stage<T, R, F, Fut>(
     folder: &mut RunFolder,
     spec: StageSpec<'_>,
     items: Vec<(String, T)>,
     row: F,
     expand: impl Fn(&R) -> Vec<serde_json::Value>,
+    not_run: impl Fn(&T) -> R,
 ) -> Result<StageReport, Error>
 where
+    T: Clone,
     R: Ended,
     F: Fn(T) -> Fut,
     Fut: Future<Output = Result<R, FeedbackError>>,
@@ -275,7 +282,7 @@ where
     if let Some(report) = unchanged(folder, spec.name, &key) {
         return Ok(report);
     }
-    let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
+    let keys = || items.iter().map(|(key, _)| key.as_str());
     let log_path = folder
         .path()
         .join("log")
@@ -289,15 +296,29 @@ where
         stop: spec.stop,
     };
     let begun = Instant::now();
-    let tally = for_each_row(items, &mut log, &options, row).await?;
+    let before = census::<R>(keys().map(Ok), &log)?;
+    let (tally, stopped) =
+        stream_rows(items.iter().cloned().map(Ok), before, &mut log, &options, row).await?;
+    let stopped = match stopped {
+        Some(error) if !error.is_budget() => return Err(error),
+        stopped => stopped,
+    };
     let pace = Pace {
         rows: tally.rows.saturating_sub(tally.reused) as u64,
         millis: begun.elapsed().as_millis() as u64,
     };
     let output = folder.path().join(spec.output);
-    let written = log.write_artifact(&keys, &output, |record: R| expand(&record))?;
+    let mut left = items.iter();
+    let written = log.write_partial_artifact(keys(), &output, |_, record: Option<R>| {
+        let item = left.next();
+        let record = record.or_else(|| item.map(|(_, item)| not_run(item)));
+        Ok(record.iter().flat_map(&expand).collect())
+    })?;
+    if let Some(stopped) = stopped {
+        return Err(stopped);
+    }
     check_failed(spec.name, &tally, spec.max_failed, || {
-        commonest_error::<R>(&log, keys.iter().map(Ok))
+        commonest_error::<R>(&log, keys().map(Ok))
     })?;
     // A stage with failed rows is not recorded as current: the next run asks those again.
     if tally

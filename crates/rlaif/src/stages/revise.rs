@@ -7,7 +7,9 @@ use rlaif_core::{Constitution, Cost, Critique, Model, Outcome, Provenance, Revis
 use rlaif_feedback::{Critic, FeedbackError, Purpose, ReviseConfig, Reviser, critique, revise};
 use serde::{Deserialize, Serialize};
 
-use super::{Context, StageReport, StageSpec, fixed, read_records, run_stage, template};
+use super::{
+    Context, NOT_REACHED, StageReport, StageSpec, fixed, read_records, run_stage, template,
+};
 use crate::error::Error;
 use crate::rows::{Ended, row_key};
 
@@ -106,7 +108,11 @@ pub async fn chain(
 ) -> Result<Chain, FeedbackError> {
     if first.outcome != Outcome::Decided {
         return Ok(Chain {
-            steps: vec![not_run(reviser, &first)],
+            steps: vec![not_run(
+                reviser,
+                &first,
+                format!("there is no critique: it ended as `{}`", first.outcome),
+            )],
         });
     }
     let mut revision = revise(reviser, &first).await?;
@@ -126,7 +132,7 @@ pub async fn chain(
     Ok(Chain { steps })
 }
 
-fn not_run(reviser: &Reviser, critique: &Critique) -> Revision {
+fn not_run(reviser: &Reviser, critique: &Critique, why: String) -> Revision {
     Revision {
         id: critique.id.clone(),
         step: 0,
@@ -138,10 +144,7 @@ fn not_run(reviser: &Reviser, critique: &Critique) -> Revision {
         similarity: None,
         flags: Vec::new(),
         outcome: Outcome::NotRun,
-        error: Some(format!(
-            "there is no critique: it ended as `{}`",
-            critique.outcome
-        )),
+        error: Some(why),
         cost: Cost::default(),
         provenance: Provenance {
             model: reviser.model.id().clone(),
@@ -211,6 +214,9 @@ pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageRep
         items,
         |first| async move { chain(reviser, critic, first).await },
         lines,
+        |first| Chain {
+            steps: vec![not_run(reviser, first, NOT_REACHED.into())],
+        },
     )
     .await
 }

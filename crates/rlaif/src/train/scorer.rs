@@ -78,7 +78,7 @@ impl JudgeSource {
         let journal = rlaif_client::Journal::open(&out.join("calls.sqlite"));
         let ledger = rlaif_client::Ledger {
             journal: Some(journal.map_err(|e| fault(e.to_string()))?),
-            budget: None,
+            ..rlaif_client::Ledger::default()
         };
         let endpoint =
             rlaif_client::Endpoint::open_with(config, &ledger).map_err(|e| fault(e.to_string()))?;
