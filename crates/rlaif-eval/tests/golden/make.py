@@ -229,14 +229,9 @@ def boards():
     for n, soft in ((120, True), (60, False), (1, True)):
         preference = rng.uniform(1, 2, size=n) if soft else rng.choice([1.0, 2.0, 1.5, 0.0], size=n)
         got = get_winrate([{"preference": v} for v in preference])
-        length = rng.normal(scale=300, size=n).round()
         won = np.where(preference == 0, 0.5, preference - 1)
-        case = {"won": won, "length_difference": length, **{k: float(v) for k, v in got.items()}}
-        if n > 1:
-            x = np.column_stack([np.tanh(length / length.std(ddof=1)), np.ones(n)])
-            b, _ = newton_free(x, won)
-            case["length_controlled"] = 100 * special.expit(b[1])
-        else:
+        case = {"won": won, **{k: float(v) for k, v in got.items()}}
+        if n == 1:
             case["standard_error"] = None
         alpaca.append(case)
     # As `calculate_scores_per_section` of rewardbench/utils.py has it.

@@ -11,6 +11,7 @@ use rlaif::progress::Progress;
 use rlaif::rows::{Ended, RunOptions, Stop, Tally, census, check_failed, stream_rows};
 use rlaif::stages::commonest_error;
 use rlaif::{Constitution, Model, Outcome};
+use rlaif_client::Embedder;
 use rlaif_core::export::{RowWriter, check_ending};
 use rlaif_core::rowlog::RowLog;
 use rlaif_feedback::FeedbackError;
@@ -128,6 +129,16 @@ impl Desk {
     /// Opens a model that an argument names.
     pub fn model(&mut self, name: &str, url: &str, args: &EndpointArgs) -> Result<Model, Error> {
         self.models.of_argument(name, url, args, &self.progress)
+    }
+
+    /// Opens a model of embeddings that an argument names.
+    pub fn embedder(
+        &mut self,
+        option: &str,
+        url: &str,
+        args: &EndpointArgs,
+    ) -> Result<Arc<Embedder>, Error> {
+        self.models.embedder(option, url, args, &self.progress)
     }
 
     /// The log that keeps finished rows.

@@ -24,6 +24,8 @@ pub struct Prompt<'a> {
     pub difficulty: Option<u8>,
     /// Words.
     pub words: usize,
+    /// Cosine to its nearest neighbor, where prompts were compared by meaning.
+    pub nearest: Option<f32>,
 }
 
 fn bin(words: usize) -> usize {
@@ -95,10 +97,11 @@ pub fn page(
         @if prompts.len() > MAX_SHOWN { p.soft { "The first " (MAX_SHOWN) " of " (prompts.len()) "." } }
         @for p in prompts.iter().take(MAX_SHOWN) {
             article.card {
-                @if p.topic.is_some() || p.difficulty.is_some() {
+                @if p.topic.is_some() || p.difficulty.is_some() || p.nearest.is_some() {
                     header {
                         @if let Some(topic) = p.topic { span { (visible(topic)) } }
                         @if let Some(d) = p.difficulty { span { "difficulty " (d) } }
+                        @if let Some(n) = p.nearest { span { "nearest " (format!("{n:.2}")) } }
                     }
                 }
                 div.text { (visible(p.text)) }

@@ -30,7 +30,9 @@ Examples:
 
 Files in AlpacaEval's layouts: annotations (`instruction`, `output_1`, `output_2`, `generator_1`,
 `generator_2`, `preference`), what `rlaif judge` made of them, or outputs (`instruction`, `output`,
-`generator`) with those of a reference.")]
+`generator`) with those of a reference. `length_controlled_minimal` is alpaca_eval's of that name;
+the leaderboard's length-controlled win rate needs the difficulties of its prompts: `--df-gamed`,
+`df_gamed.csv` of the dataset `tatsu-lab/alpaca_eval`.")]
     Policy(EvalPolicyArgs),
     /// Which principles never decide, conflict, say the same, or ask for length.
     #[command(after_help = "\
@@ -163,6 +165,10 @@ pub struct EvalPolicyArgs {
     /// The reference's outputs, where INPUT holds outputs.
     #[arg(long, value_name = "FILE")]
     pub reference: Option<PathBuf>,
+    /// AlpacaEval's `df_gamed.csv`: adds the leaderboard's length-controlled win rate. Prompts are
+    /// numbered by the column `index`, or by their place where a policy answers all of them.
+    #[arg(long, value_name = "FILE")]
+    pub df_gamed: Option<PathBuf>,
     /// A constitution, where pairs are judged now.
     #[arg(long, value_name = "FILE")]
     pub constitution: Option<PathBuf>,
