@@ -118,6 +118,11 @@ fn sections_are_rewardbenchs() {
         for (section, score) in expected {
             close(got.sections[section], score.as_f64().unwrap(), 1e-12);
         }
+        let subsets = case["subsets"].as_object().unwrap();
+        assert_eq!(got.subsets.len(), subsets.len());
+        for (subset, score) in subsets {
+            close(got.subsets[subset], score.as_f64().unwrap(), 1e-12);
+        }
     }
     assert_eq!(rewardbench([("no subset of theirs", Pick::Chosen)]), None);
 }

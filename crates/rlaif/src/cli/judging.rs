@@ -25,12 +25,23 @@ pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(Value::from(text)).map_err(|e| e.to_string())
 }
 
-/// How to judge: the keys of a recipe's `[judge]`.
+/// The question of a comparison, and what counts as a tie.
 #[derive(Args, Clone)]
-pub struct HowArgs {
-    /// `compare` (the two are shown together) or `score` (each by itself; equal scores tie).
-    #[arg(long, value_parser = word::<Method>, default_value = "compare")]
-    pub method: Method,
+pub struct QuestionArgs {
+    /// pair, pair_brief, bai, lee_summary, lee_helpful, lee_harmless, zheng, alpaca_eval,
+    /// prometheus, or a template file.
+    #[arg(long, value_name = "NAME", default_value = "pair")]
+    pub template: String,
+    /// A probability this near to one half is a tie.
+    #[arg(long, value_name = "X", default_value_t = 0.02)]
+    pub tie_margin: f64,
+}
+
+/// How pairs are compared, in every verb that compares any.
+#[derive(Args, Clone)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    pub question: QuestionArgs,
     /// `sampled` (one principle a pair, by weight), `each` (every one by itself, averaged, each
     /// view kept) or `whole` (the whole constitution in one question).
     #[arg(long, value_parser = word::<Principles>, default_value = "sampled")]
@@ -39,6 +50,66 @@ pub struct HowArgs {
     /// position bias left in).
     #[arg(long, value_parser = word::<Orders>, default_value = "both")]
     pub orders: Orders,
+}
+
+impl CompareArgs {
+    /// The configuration, at the defaults otherwise.
+    ///
+    /// # Errors
+    /// A value out of its range.
+    pub fn config(&self) -> Result<JudgeConfig, Error> {
+        checked(self.unchecked())
+    }
+
+    fn unchecked(&self) -> JudgeConfig {
+        JudgeConfig {
+            template: self.question.template.clone(),
+            tie_margin: self.question.tie_margin,
+            principles: self.principles,
+            orders: self.orders,
+            ..JudgeConfig::default()
+        }
+    }
+}
+
+/// How a judge writes what is then read: rationales, verdicts and grades.
+#[derive(Args, Clone)]
+pub struct WritingArgs {
+    /// Rationales, written verdicts or grades sampled for each question, and averaged
+    /// (self-consistency).
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub samples: u32,
+    /// Temperature of several samples.
+    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    pub temperature: f32,
+    /// Most tokens of each.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub rationale_tokens: u32,
+    /// Ask again so often for what cannot be read or was cut off.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+}
+
+impl WritingArgs {
+    fn over(&self, config: JudgeConfig) -> JudgeConfig {
+        JudgeConfig {
+            samples: self.samples,
+            temperature: self.temperature,
+            rationale_tokens: self.rationale_tokens,
+            retries: self.retries,
+            ..config
+        }
+    }
+}
+
+/// How to judge: the keys of a recipe's `[judge]`.
+#[derive(Args, Clone)]
+pub struct HowArgs {
+    #[command(flatten)]
+    pub compare: CompareArgs,
+    /// `compare` (the two are shown together) or `score` (each by itself; equal scores tie).
+    #[arg(long, value_parser = word::<Method>, default_value = "compare")]
+    pub method: Method,
     /// `logit` (mean of log-odds: an additive position bias cancels exactly) or `probability`
     /// (Lee et al. 2023).
     #[arg(long, value_parser = word::<Combine>, default_value = "logit")]
@@ -47,19 +118,12 @@ pub struct HowArgs {
     /// an order, labels clamped to [0.4, 0.6]).
     #[arg(long, value_parser = word::<Rationale>, default_value = "none")]
     pub rationale: Rationale,
-    /// pair, pair_brief, bai, lee_summary, lee_helpful, lee_harmless, zheng, alpaca_eval,
-    /// prometheus, or a template file.
-    #[arg(long, value_name = "NAME", default_value = "pair")]
-    pub template: String,
     /// With `--method score`: score, lee_direct, zheng_single, prometheus_single, or a file.
     #[arg(long, value_name = "NAME", default_value = "score")]
     pub score_template: String,
     /// `margin`, or `disagree` (orders that name different responses are a tie, Zheng et al. 2023).
     #[arg(long, value_parser = word::<Ties>, default_value = "margin")]
     pub ties: Ties,
-    /// A probability this near to one half is a tie.
-    #[arg(long, value_name = "X", default_value_t = 0.02)]
-    pub tie_margin: f64,
     /// Further judge, as in `--juror MODEL` or `--juror MODEL=WEIGHT` (the first judge counts 1);
     /// repeatable. Each one's view is kept.
     #[arg(long, value_name = "MODEL")]
@@ -67,21 +131,11 @@ pub struct HowArgs {
     /// Least share of the weight of principles and judges that must have an answer.
     #[arg(long, value_name = "SHARE", default_value_t = 1.0)]
     pub quorum: f64,
-    /// Rationales or written verdicts sampled in each order (self-consistency).
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    pub samples: u32,
-    /// Temperature of several samples.
-    #[arg(long, value_name = "T", default_value_t = 0.7)]
-    pub temperature: f32,
-    /// Most tokens of a rationale or of a written verdict.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub rationale_tokens: u32,
+    #[command(flatten)]
+    pub writing: WritingArgs,
     /// Let the judge decline to choose.
     #[arg(long)]
     pub abstain: bool,
-    /// Ask again so often for a verdict that cannot be read or was cut off.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub retries: u32,
     /// Worked examples for a few-shot template: JSONL with `prompt`, `chosen`, `rejected`.
     #[arg(
         long,
@@ -121,25 +175,17 @@ impl HowArgs {
         let config = JudgeConfig {
             jury,
             method: self.method,
-            template: self.template.clone(),
             score_template: self.score_template.clone(),
-            principles: self.principles,
-            orders: self.orders,
             combine: self.combine,
             rationale: self.rationale,
             ties: self.ties,
-            tie_margin: self.tie_margin,
-            rationale_tokens: self.rationale_tokens,
-            samples: self.samples,
-            temperature: self.temperature,
             abstain: self.abstain,
-            retries: self.retries,
             quorum: self.quorum,
             exemplars: self.exemplars.clone(),
             few_shots: self.few_shots,
             max_input_chars: self.max_input_chars,
             max_input_tokens: self.max_input_tokens,
-            ..JudgeConfig::default()
+            ..self.writing.over(self.compare.unchecked())
         };
         checked(config).map(|config| (config, models))
     }
@@ -174,18 +220,8 @@ pub struct RateArgs {
     /// UltraFeedback's aspects.
     #[arg(long, value_parser = word::<Principles>, default_value = "whole")]
     pub principles: Principles,
-    /// Grades sampled for each response, averaged.
-    #[arg(long, value_name = "K", default_value_t = 1)]
-    pub samples: u32,
-    /// Temperature of several samples.
-    #[arg(long, value_name = "T", default_value_t = 0.7)]
-    pub temperature: f32,
-    /// Most tokens of a written grade.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub rationale_tokens: u32,
-    /// Ask again so often for a grade that cannot be read or was cut off.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub retries: u32,
+    #[command(flatten)]
+    pub writing: WritingArgs,
     /// Most characters of prompt and response together.
     #[arg(long, value_name = "N")]
     pub max_input_chars: Option<usize>,
@@ -269,12 +305,8 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
         method: Method::Score,
         score_template: args.template.clone(),
         principles: args.principles,
-        samples: args.samples,
-        temperature: args.temperature,
-        rationale_tokens: args.rationale_tokens,
-        retries: args.retries,
         max_input_chars: args.max_input_chars,
-        ..JudgeConfig::default()
+        ..args.writing.over(JudgeConfig::default())
     })?;
     let scorer = judges::scorer_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
     let settings = judges::scorer_settings(&scorer);

@@ -156,6 +156,9 @@ fn standing(
         })
         .collect();
     let full = benchmark.and_then(|b| length_controlled(&compared, Some(b)).ok());
+    let minimal = length_controlled(&compared, None).ok();
+    // A reference against itself is even by construction, as in alpaca_eval.
+    let even = (policy == reference).then_some(50.0);
     let mean = |length: &dyn Fn(&Versus) -> usize| {
         rows.iter().map(|v| length(v) as f64).sum::<f64>() / rows.len().max(1) as f64
     };
@@ -167,9 +170,9 @@ fn standing(
         policy: policy.to_owned(),
         reference: reference.to_owned(),
         figures: alpaca_win_rate(&won).ok(),
-        length_controlled_winrate: full.as_ref().map(|f| f.win_rate),
+        length_controlled_winrate: full.as_ref().map(|f| even.unwrap_or(f.win_rate)),
         lc_standard_error: full.and_then(|f| f.standard_error),
-        length_controlled_minimal: length_controlled(&compared, None).ok().map(|f| f.win_rate),
+        length_controlled_minimal: even.or(minimal.map(|f| f.win_rate)),
         mean_length: mean(&|v| v.length),
         mean_reference_length: mean(&|v| v.reference_length),
         decided: Proportion::of(won.iter().filter(|v| **v != 0.5).map(|v| *v > 0.5)),

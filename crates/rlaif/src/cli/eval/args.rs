@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use rlaif::{Error, JudgeConfig, Orders, Principles};
+use rlaif::Error;
 
 use crate::cli::args::{EndpointArgs, FilesArgs};
-use crate::cli::judging::{checked, word};
+use crate::cli::judging::{CompareArgs, QuestionArgs};
 
 #[derive(Subcommand)]
 pub enum EvalVerb {
@@ -42,36 +42,6 @@ Example:
 
 Every pair is judged under every principle: pairs × principles × orders calls.")]
     Constitution(EvalConstitutionArgs),
-}
-
-/// How pairs are judged.
-#[derive(Args, Clone)]
-pub struct JudgingArgs {
-    /// Presentation orders.
-    #[arg(long, value_parser = word::<Orders>, default_value = "both")]
-    pub orders: Orders,
-    /// `sampled` (one principle a pair, by weight), `each` (every one by itself, averaged) or `whole`
-    /// (the whole constitution in one question).
-    #[arg(long, value_parser = word::<Principles>, default_value = "sampled")]
-    pub principles: Principles,
-    /// A supplied pair template, such as `pair` or `pair_brief`, or a template file.
-    #[arg(long, value_name = "NAME", default_value = "pair")]
-    pub template: String,
-    /// A probability this near to one half is a tie.
-    #[arg(long, value_name = "X", default_value_t = 0.02)]
-    pub tie_margin: f64,
-}
-
-impl JudgingArgs {
-    pub fn config(&self) -> Result<JudgeConfig, Error> {
-        checked(JudgeConfig {
-            template: self.template.clone(),
-            principles: self.principles,
-            orders: self.orders,
-            tie_margin: self.tie_margin,
-            ..JudgeConfig::default()
-        })
-    }
 }
 
 /// Where results go, and where finished rows are kept.
@@ -129,7 +99,7 @@ pub struct EvalJudgeArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
-    pub judging: JudgingArgs,
+    pub judging: CompareArgs,
     #[command(flatten)]
     pub output: OutArgs,
     /// Judge every pair so many times again, under other seeds and the same principle.
@@ -178,7 +148,7 @@ pub struct EvalPolicyArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
-    pub judging: JudgingArgs,
+    pub judging: CompareArgs,
     #[command(flatten)]
     pub output: OutArgs,
     /// What a comparison counts.
@@ -200,12 +170,8 @@ pub struct EvalConstitutionArgs {
     pub endpoint: EndpointArgs,
     #[command(flatten)]
     pub output: OutArgs,
-    /// A supplied pair template, such as `pair` or `pair_brief`, or a template file.
-    #[arg(long, value_name = "NAME", default_value = "pair")]
-    pub template: String,
-    /// A probability this near to one half is a tie.
-    #[arg(long, value_name = "X", default_value_t = 0.02)]
-    pub tie_margin: f64,
+    #[command(flatten)]
+    pub question: QuestionArgs,
     /// Pairs of a row with more than two completions: all, adjacent, best-worst, random:N.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub pairs: String,
