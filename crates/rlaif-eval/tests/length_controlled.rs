@@ -101,9 +101,8 @@ fn recorded_annotations_come_to_alpaca_evals_figures() {
     for annotator in ["gpt4", "weighted_gpt4_turbo"] {
         let path = root.join(format!("alpaca_eval/{annotator}_preferences_dev.jsonl.gz"));
         let all = dataset::read(&path).unwrap();
-        let text = |row: &dataset::Row, column: &str| {
-            row.columns[column].as_str().unwrap().to_owned()
-        };
+        let text =
+            |row: &dataset::Row, column: &str| row.columns[column].as_str().unwrap().to_owned();
         let instructions: BTreeSet<String> =
             all.rows.iter().map(|r| text(r, "instruction")).collect();
         let place = |row: &dataset::Row| {

@@ -593,7 +593,14 @@ async fn the_length_controlled_win_rate_needs_the_benchmarks_file_and_its_number
     lines(folder, "numbered.jsonl", &rows);
     let args = |input: &'static str, file: &'static str| {
         [
-            "eval", "policy", input, "--df-gamed", file, "--out", "b.json", "--json",
+            "eval",
+            "policy",
+            input,
+            "--df-gamed",
+            file,
+            "--out",
+            "b.json",
+            "--json",
         ]
     };
     let board = object(&rlaif(folder, &args("numbered.jsonl", "df_gamed.csv")).await);
@@ -633,7 +640,11 @@ async fn the_length_controlled_win_rate_needs_the_benchmarks_file_and_its_number
     let part: Vec<Value> = (0..9).map(|i| bare(row(i, i))).collect();
     lines(folder, "part.jsonl", &part);
     lines(folder, "beyond.jsonl", &[row(n, 0)]);
-    std::fs::write(folder.join("wrong.csv"), csv.replace("std_delta_len", "length")).unwrap();
+    std::fs::write(
+        folder.join("wrong.csv"),
+        csv.replace("std_delta_len", "length"),
+    )
+    .unwrap();
     for (input, file, words) in [
         ("part.jsonl", "df_gamed.csv", "`index`"),
         ("beyond.jsonl", "df_gamed.csv", "prompt 20 of mine"),

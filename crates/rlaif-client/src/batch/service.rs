@@ -179,7 +179,9 @@ impl Service {
         let listed = self.json(self.get(path)).await?;
         let batches = listed.get("data").and_then(Value::as_array);
         let is_ours = |b: &&Value| match self.api {
-            Api::Openai | Api::Embeddings => b.pointer("/metadata/rlaif").and_then(Value::as_str) == Some(token),
+            Api::Openai | Api::Embeddings => {
+                b.pointer("/metadata/rlaif").and_then(Value::as_str) == Some(token)
+            }
             // It takes no names of ours, so one of this size is taken; if it is another one, its
             // answers are not to our calls, which are then asked again.
             Api::Anthropic => {

@@ -38,8 +38,9 @@ struct RawUsage {
 /// # Errors
 /// [`Unusable`] where it holds no vector, or one without a direction: not finite, or all zeros.
 pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
-    let raw: RawReply = serde_json::from_str(body)
-        .map_err(|e| Unusable::charged(format!("the answer is not the JSON of embeddings ({e})")))?;
+    let raw: RawReply = serde_json::from_str(body).map_err(|e| {
+        Unusable::charged(format!("the answer is not the JSON of embeddings ({e})"))
+    })?;
     if let Some(error) = raw.error.filter(|e| !e.is_null()) {
         return Err(Unusable::free(format!(
             "the answer holds an error: {}",
@@ -50,7 +51,9 @@ pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
     let vector = first.map(|d| d.embedding).unwrap_or_default();
     let squares: f32 = vector.iter().map(|x| x * x).sum();
     if !(squares > 0.0 && squares.is_finite()) {
-        return Err(Unusable::charged("the answer holds no vector with a direction"));
+        return Err(Unusable::charged(
+            "the answer holds no vector with a direction",
+        ));
     }
     let prompt_tokens = raw.usage.map_or(0, |u| u.prompt_tokens);
     Ok(Reply {

@@ -303,7 +303,8 @@ impl Mt19937 {
     fn bits(&mut self) -> u32 {
         if self.at == 624 {
             for i in 0..624 {
-                let mixed = (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % 624] & 0x7fff_ffff);
+                let mixed =
+                    (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % 624] & 0x7fff_ffff);
                 let odd = if mixed & 1 == 1 { 0x9908_b0df } else { 0 };
                 self.state[i] = self.state[(i + 397) % 624] ^ (mixed >> 1) ^ odd;
             }

@@ -80,9 +80,24 @@ impl Benchmark {
         at_least("a benchmark's baselines", 1, gamed.len())?;
         let column = |of: fn(&GamedRow) -> f64| gamed.iter().map(of).collect::<Vec<f64>>();
         let share = |v: f64| (0.0..=1.0).contains(&v);
-        all_valid(NAME, "wins in [0, 1]", &column(|g| g.won.unwrap_or(0.5)), share)?;
-        all_valid(NAME, "finite lengths", &column(|g| g.length_difference), f64::is_finite)?;
-        all_valid(NAME, "finite difficulties", &column(|g| g.difficulty), f64::is_finite)?;
+        all_valid(
+            NAME,
+            "wins in [0, 1]",
+            &column(|g| g.won.unwrap_or(0.5)),
+            share,
+        )?;
+        all_valid(
+            NAME,
+            "finite lengths",
+            &column(|g| g.length_difference),
+            f64::is_finite,
+        )?;
+        all_valid(
+            NAME,
+            "finite difficulties",
+            &column(|g| g.difficulty),
+            f64::is_finite,
+        )?;
         let mut difficulty = BTreeMap::new();
         for row in &gamed {
             difficulty.entry(row.instruction).or_insert(row.difficulty);
@@ -146,14 +161,16 @@ pub fn length_controlled(
         .iter()
         .map(|row| match benchmark {
             None => Ok(0.0),
-            Some(known) => known
-                .difficulty
-                .get(&row.instruction)
-                .copied()
-                .ok_or(Error::Undefined {
-                    statistic: NAME,
-                    reason: "an instruction is not one of the benchmark's",
-                }),
+            Some(known) => {
+                known
+                    .difficulty
+                    .get(&row.instruction)
+                    .copied()
+                    .ok_or(Error::Undefined {
+                        statistic: NAME,
+                        reason: "an instruction is not one of the benchmark's",
+                    })
+            }
         })
         .collect::<Result<Vec<f64>>>()?;
 
@@ -185,7 +202,9 @@ pub fn length_controlled(
     }
     let strength = strength(&training);
     let coefficients = solve(training.iter(), strength);
-    let (model, rest) = coefficients.split_last().map_or((0.0, &[][..]), |(m, r)| (*m, r));
+    let (model, rest) = coefficients
+        .split_last()
+        .map_or((0.0, &[][..]), |(m, r)| (*m, r));
     let psi = rest.get(1).copied();
     let expected: Vec<f64> = difficulties
         .iter()

@@ -134,9 +134,9 @@ fn choices_of(purpose: Purpose, choices: Option<Choices>) -> Result<Offered, Str
                 abstain: c.abstain,
             })
         }
-        (_, Purpose::Pair) => Err(
-            "needs `[choices]` with the spellings `a = [\"(A)\", \"A\"]` and `b = …`".into(),
-        ),
+        (_, Purpose::Pair) => {
+            Err("needs `[choices]` with the spellings `a = [\"(A)\", \"A\"]` and `b = …`".into())
+        }
         (Some(_), _) => Err("has `[choices]`, but no choice is scored here".into()),
         (None, _) => Ok(Offered::default()),
     }

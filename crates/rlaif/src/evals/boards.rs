@@ -104,7 +104,10 @@ pub fn read_benchmark(path: &Path) -> Result<Benchmark, Error> {
     let (index, won) = (place("index")?, place("preference")?);
     let (length, difficulty) = (place("std_delta_len")?, place("instruction_difficulty")?);
     let mut rows = Vec::new();
-    for (at, line) in lines.enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (at, line) in lines
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         let cells: Vec<&str> = line.split(',').map(str::trim).collect();
         let cell = |column: usize| cells.get(column).copied().unwrap_or_default();
         let number = |column: usize| {

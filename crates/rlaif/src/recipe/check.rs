@@ -37,7 +37,7 @@ impl Recipe {
             Compare::Candidates => Some(("candidates", &self.candidates)),
             Compare::SftCandidates => Some(("sft_candidates", &self.sft_candidates)),
         };
-        match compared.filter(|_| self.judge.is_some()) {
+        match compared.filter(|_| self.labels_by().is_some()) {
             Some((table, Some(c))) if c.n < 2 => reader.fault(
                 &[table, "n"],
                 format!("comparing candidates needs `{table}.n` of at least 2"),
@@ -77,6 +77,23 @@ impl Recipe {
                 );
             }
         }
+        if let Some(c) = &self.contrast {
+            samplings.push(("contrast", &c.sampling));
+            for (key, problem) in c.faults() {
+                let message = format!("`contrast.{key}` {problem}");
+                reader.fault(&["contrast", key], message, None);
+            }
+            if self.judge.is_some() && !self.evaluates() {
+                reader.fault(
+                    &["judge"],
+                    "`[contrast]` labels the pairs, so that `[judge]` has nothing to judge".into(),
+                    Some(
+                        "take one of the two out, or add `[evaluate]`, which the judge serves"
+                            .into(),
+                    ),
+                );
+            }
+        }
         for (table, s) in samplings {
             if !(s.temperature >= 0.0 && s.temperature.is_finite()) {
                 reader.fault(
@@ -100,7 +117,10 @@ impl Recipe {
             for (key, problem) in j.faults() {
                 reader.fault(&["judge", key], format!("`judge.{key}` {problem}"), None);
             }
-            if self.pairs.compare == Compare::Revision && self.revise.is_none() {
+            if self.labels_by().is_some()
+                && self.pairs.compare == Compare::Revision
+                && self.revise.is_none()
+            {
                 reader.fault(
                     &["judge"],
                     "`[judge]` is to compare revisions, but there is no `[revise]` table".into(),
@@ -178,6 +198,16 @@ impl Recipe {
     }
 
     #[cfg(not(feature = "local"))]
+    fn evaluates(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "local")]
+    fn evaluates(&self) -> bool {
+        self.evaluate.is_some()
+    }
+
+    #[cfg(not(feature = "local"))]
     fn check_training(&self, _: &mut Faults) {}
 
     #[cfg(feature = "local")]
@@ -200,11 +230,16 @@ impl Recipe {
             }
             _ => {}
         }
-        let labels = self.judge.is_some();
+        let labels = self.has_labels();
         for (table, there, needed, has) in [
             ("sft", self.sft.is_some(), "[revise]", self.revise.is_some()),
-            ("reward", self.reward.is_some(), "[judge]", labels),
-            ("dpo", self.dpo.is_some(), "[judge]", labels),
+            (
+                "reward",
+                self.reward.is_some(),
+                "[judge]` or `[contrast]",
+                labels,
+            ),
+            ("dpo", self.dpo.is_some(), "[judge]` or `[contrast]", labels),
             (
                 "evaluate",
                 self.evaluate.is_some(),

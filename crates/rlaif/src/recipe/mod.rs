@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use rlaif_feedback::{CandidatesConfig, CritiqueConfig, JudgeConfig, ReviseConfig};
+use rlaif_feedback::{CandidatesConfig, ContrastConfig, CritiqueConfig, JudgeConfig, ReviseConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -174,6 +174,9 @@ pub struct Recipe {
     pub sft_candidates: Option<CandidatesConfig>,
     /// `[pairs]`.
     pub pairs: PairsConfig,
+    /// `[contrast]`: with it, pairs are labeled by how they were made, and `[judge]` serves the
+    /// evaluation alone.
+    pub contrast: Option<ContrastConfig>,
     /// `[judge]`.
     pub judge: Option<JudgeConfig>,
     /// `[reward]`.
@@ -238,7 +241,7 @@ fn one_percent() -> f64 {
     0.01
 }
 
-const TABLES: [&str; 13] = [
+const TABLES: [&str; 14] = [
     "models",
     "candidates",
     "critique",
@@ -246,6 +249,7 @@ const TABLES: [&str; 13] = [
     "sft",
     "sft_candidates",
     "pairs",
+    "contrast",
     "judge",
     "reward",
     "ppo",
@@ -420,6 +424,7 @@ impl Recipe {
             sft: None,
             sft_candidates: None,
             pairs: PairsConfig::default(),
+            contrast: None,
             judge: None,
             #[cfg(feature = "local")]
             reward: None,
@@ -465,6 +470,18 @@ impl Recipe {
         there
             .map(|(a, _)| a)
             .find(|a| self.algorithm.is_none_or(|wanted| wanted == *a))
+    }
+
+    /// The judge that labels the pairs; none where they are labeled by how they were made.
+    #[must_use]
+    pub fn labels_by(&self) -> Option<&JudgeConfig> {
+        self.judge.as_ref().filter(|_| self.contrast.is_none())
+    }
+
+    /// Whether the recipe makes labels.
+    #[must_use]
+    pub fn has_labels(&self) -> bool {
+        self.judge.is_some() || self.contrast.is_some()
     }
 
     /// Whether a stage that writes a model is in the recipe.
@@ -531,6 +548,9 @@ impl Recipe {
         }
         if let Some(c) = &self.sft_candidates {
             add("sft_candidates", "model", &c.model);
+        }
+        if let Some(c) = &self.contrast {
+            add("contrast", "model", &c.model);
         }
         if let Some(c) = &self.judge {
             add("judge", "model", &c.model);

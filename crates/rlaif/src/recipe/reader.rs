@@ -155,6 +155,7 @@ impl Reader<'_> {
                 recipe.sft_candidates = self.read(&at, table);
             }
             "pairs" => recipe.pairs = self.read(&at, table).unwrap_or_default(),
+            "contrast" => recipe.contrast = self.read(&at, table),
             "judge" => recipe.judge = self.read(&at, table),
             "export" => recipe.export = self.read(&at, table),
             #[cfg(feature = "local")]

@@ -209,7 +209,9 @@ fn attacks(judge: &str, table: &AttackTable) -> Markup {
 /// The page on policies: a leaderboard.
 #[must_use]
 pub fn standings(title: &str, how: &str, standings: &[Standing]) -> String {
-    let controlled = standings.iter().any(|s| s.length_controlled_winrate.is_some());
+    let controlled = standings
+        .iter()
+        .any(|s| s.length_controlled_winrate.is_some());
     let body = html! {
         p.soft { (how) }
         div.wide { table {

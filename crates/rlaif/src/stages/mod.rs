@@ -2,6 +2,7 @@
 //! agent; reading, keeping and resuming is the business of [`run_stage`] alone.
 
 pub mod candidates;
+pub mod contrast;
 pub mod critique;
 #[cfg(feature = "local")]
 pub mod dpo;

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use rlaif::evals::boards::{
-    Count, Standing, Versus, read_benchmark, standings, won_by_second,
-};
+use rlaif::evals::boards::{Count, Standing, Versus, read_benchmark, standings, won_by_second};
 use rlaif::stages::judge::{self as judges, Pair};
 use rlaif::{Error, Judgment, Outcome, Prompt};
 use rlaif_core::dataset::{self, Dataset, Row};
@@ -271,14 +269,19 @@ fn number(matches: &mut [(Match, &Row)], benchmark: &Benchmark) -> Result<(), Er
     let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut by_place = false;
     for (m, row) in matches.iter_mut() {
-        let place = places.entry((m.policy.clone(), m.reference.clone())).or_default();
+        let place = places
+            .entry((m.policy.clone(), m.reference.clone()))
+            .or_default();
         let index = row.columns.get("index").and_then(Value::as_u64);
         by_place |= index.is_none();
         m.instruction = index.map_or(*place, |i| i as usize);
         *place += 1;
         if !benchmark.knows(m.instruction) {
             return Err(Error::input(
-                format!("prompt {} of {} is not in `--df-gamed`", m.instruction, m.policy),
+                format!(
+                    "prompt {} of {} is not in `--df-gamed`",
+                    m.instruction, m.policy
+                ),
                 "give rows the column `index`, the prompt's number in the benchmark",
             ));
         }
@@ -368,9 +371,9 @@ fn lines(board: &[Standing]) -> String {
                 0 => String::new(),
                 n => format!(", {n} left out"),
             };
-            let controlled = s
-                .length_controlled_winrate
-                .map_or(String::new(), |rate| format!(", length-controlled {rate:.2}"));
+            let controlled = s.length_controlled_winrate.map_or(String::new(), |rate| {
+                format!(", length-controlled {rate:.2}")
+            });
             format!(
                 "{} against {}: win rate {:.2}{error}{controlled} of {}{left}",
                 s.policy, s.reference, f.win_rate, f.n_total

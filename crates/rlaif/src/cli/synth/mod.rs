@@ -371,8 +371,14 @@ fn end(
     ];
     if writer.embedder.is_some() {
         table.extend([
-            ("copies of your own in other words".into(), counts.copies_of_own_in_meaning),
-            ("repeated in other words".into(), counts.duplicates_in_meaning),
+            (
+                "copies of your own in other words".into(),
+                counts.copies_of_own_in_meaning,
+            ),
+            (
+                "repeated in other words".into(),
+                counts.duplicates_in_meaning,
+            ),
             ("not compared".into(), counts.not_compared),
         ]);
     }
