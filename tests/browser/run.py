@@ -2,8 +2,8 @@
 what became of them.
 
 Usage: run.py CHROMIUM PAGE OUTDIR   (standard library only; `cargo xtask browser` calls it)
-The page of new prompts lies beside PAGE, as PAGE.synth.html. Fails where any text of a model ran as a script or became an element. Leaves screenshots at desktop
-and phone width.
+The page of new prompts lies beside PAGE, with the ending .synth.html. Fails where any text of a model
+ran as a script or became an element. Leaves screenshots at desktop and phone width, and in the dark.
 """
 
 import pathlib

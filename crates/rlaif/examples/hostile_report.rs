@@ -103,7 +103,11 @@ fn main() -> Result<(), Error> {
             nearest: Some(0.2 + 0.1 * i as f32),
         })
         .collect();
-    let counts = [("written".to_owned(), 9), (HOSTILE[0].to_owned(), 6), (HOSTILE[1].to_owned(), 3)];
+    let counts = [
+        ("written".to_owned(), 9),
+        (HOSTILE[0].to_owned(), 6),
+        (HOSTILE[1].to_owned(), 3),
+    ];
     let html = page_of_prompts(HOSTILE[0], &prompts, &counts, &[3, 8, 12]);
     rlaif_core::run::write_atomic(&out.with_extension("synth.html"), html.as_bytes())?;
     Ok(())

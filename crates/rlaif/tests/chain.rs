@@ -193,6 +193,7 @@ sampling = { max_new_tokens = 8 }
 [reward]
 base = "policy"
 learning_rate = 1e-3
+[export]
 "#;
     let b = bench(recipe);
     let plan = b.json("plan recipe.toml");
@@ -211,14 +212,21 @@ learning_rate = 1e-3
     assert_eq!(pairs.len(), 120);
     let decided: Vec<&Value> = pairs.iter().filter(|p| p["outcome"] == "decided").collect();
     assert!(decided.len() > 60, "{}", decided.len());
-    assert!(decided.iter().all(|p| p["p_first"] == 1.0 || p["p_first"] == 0.0));
+    assert!(
+        decided
+            .iter()
+            .all(|p| p["p_first"] == 1.0 || p["p_first"] == 0.0)
+    );
     assert!(b.path("run/reward/model.safetensors").is_file());
     assert!(b.path("run/export/trl.jsonl").is_file());
     let again = b.json("run recipe.toml");
     assert_eq!(again["calls"], 0, "{again}");
 
     for (more, words) in [
-        ("[judge]\nmodel = \"policy\"", "`[judge]` has nothing to judge"),
+        (
+            "[judge]\nmodel = \"policy\"",
+            "`[judge]` has nothing to judge",
+        ),
         ("[contrst]", "did you mean `contrast`?"),
     ] {
         std::fs::write(b.path("wrong.toml"), format!("{recipe}{more}\n")).unwrap();

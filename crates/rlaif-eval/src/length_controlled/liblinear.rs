@@ -21,8 +21,19 @@ const HALVINGS: usize = 20;
 const NU: f64 = 1e-12;
 /// Share of the predicted descent that a step must reach.
 const SIGMA: f64 = 0.01;
-/// What scikit-learn makes of `random_state=123`.
-const SEED: u32 = 843_828_734;
+/// What scikit-learn draws from `random_state=123` for each strength of a path, in turn.
+pub(super) const SEEDS: [u32; 10] = [
+    843_828_734,
+    914_636_141,
+    1_228_959_102,
+    1_840_268_610,
+    974_319_580,
+    819_844_194,
+    220_395_238,
+    941_243_409,
+    942_612_051,
+    2_109_339_754,
+];
 
 /// One weighted row.
 #[derive(Clone, Copy)]
@@ -35,8 +46,8 @@ pub(super) struct Sample<'a> {
     pub cost: f64,
 }
 
-/// The coefficients; none without rows.
-pub(super) fn fit<'a>(samples: impl Iterator<Item = Sample<'a>>) -> Vec<f64> {
+/// The coefficients; none without rows. `seed` decides the orders of visits.
+pub(super) fn fit<'a>(samples: impl Iterator<Item = Sample<'a>>, seed: u32) -> Vec<f64> {
     let rows: Vec<Sample<'a>> = samples.filter(|s| s.cost > 0.0).collect();
     let Some(first) = rows.first() else {
         return Vec::new();
@@ -44,7 +55,7 @@ pub(super) fn fit<'a>(samples: impl Iterator<Item = Sample<'a>>) -> Vec<f64> {
     let up = rows.iter().filter(|r| r.up).count();
     let rare = up.min(rows.len() - up).max(1);
     let tolerance = TOLERANCE * rare as f64 / rows.len() as f64;
-    let mut solver = Solver::new(&rows, first.x.len());
+    let mut solver = Solver::new(&rows, first.x.len(), seed);
     solver.run(tolerance);
     solver.w
 }
@@ -85,7 +96,7 @@ struct Solver<'a> {
 }
 
 impl<'a> Solver<'a> {
-    fn new(rows: &'a [Sample<'a>], k: usize) -> Self {
+    fn new(rows: &'a [Sample<'a>], k: usize, seed: u32) -> Self {
         let mut down = vec![0.0; k];
         for row in rows.iter().filter(|r| !r.up) {
             for (sum, x) in down.iter_mut().zip(row.x) {
@@ -101,7 +112,7 @@ impl<'a> Solver<'a> {
             curvature: vec![0.0; rows.len()],
             down,
             order: (0..k).collect(),
-            random: Mt19937::new(SEED),
+            random: Mt19937::new(seed),
         };
         solver.refresh();
         solver
@@ -351,8 +362,8 @@ mod tests {
             up,
             cost: if up { 1.5 } else { 0.2 },
         });
-        assert_eq!(fit(samples.into_iter()), [0.0]);
-        assert!(fit(std::iter::empty()).is_empty());
+        assert_eq!(fit(samples.into_iter(), 1), [0.0]);
+        assert!(fit(std::iter::empty(), 1).is_empty());
     }
 
     #[test]
@@ -361,7 +372,7 @@ mod tests {
         // σ(w) = (a − 1)/(a + b) = 29/40, w = ln(29/11).
         let x = [1.0];
         let samples = [(true, 30.0), (false, 10.0)].map(|(up, cost)| Sample { x: &x, up, cost });
-        let w = fit(samples.into_iter());
+        let w = fit(samples.into_iter(), 1);
         assert!((w[0] - (29.0f64 / 11.0).ln()).abs() < 1e-4, "{w:?}");
     }
 }

@@ -54,7 +54,11 @@ fn lengths(prompts: &[Prompt<'_>], own: &[usize]) -> Markup {
             };
             let new = prompts.iter().filter(|p| bin(p.words) == i).count();
             let old = own.iter().filter(|w| bin(**w) == i).count();
-            (name, thousandths(new, prompts.len()), thousandths(old, own.len()))
+            (
+                name,
+                thousandths(new, prompts.len()),
+                thousandths(old, own.len()),
+            )
         })
         .collect();
     let longest = rows.iter().map(|(_, a, b)| *a.max(b)).max().unwrap_or(0);

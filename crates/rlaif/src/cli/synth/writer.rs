@@ -1,5 +1,6 @@
 //! Asking the writer and, where one is named, the model that embeds; every answer is kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rlaif::rows::{Ended, Tally, row_key};
@@ -97,7 +98,10 @@ impl Writer<'_> {
         let key = |text: &String| row_key(&["embed", &id, text]);
         let keys: Vec<String> = texts.iter().map(key).collect();
         if self.stopped.is_none() {
-            let items = keys.iter().cloned().zip(texts.iter().cloned()).collect();
+            // A text that stands twice is asked for once.
+            let each: BTreeMap<String, String> =
+                keys.iter().cloned().zip(texts.iter().cloned()).collect();
+            let items = each.into_iter().collect();
             let row = |text: String| embedded(&embedder, text);
             let (tally, stopped) = self
                 .desk
