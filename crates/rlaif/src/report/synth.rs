@@ -50,7 +50,7 @@ fn lengths(prompts: &[Prompt<'_>], own: &[usize]) -> Markup {
         .map(|(i, from)| {
             let name = match LENGTHS.get(i + 1) {
                 Some(to) => format!("{from} to {}", to - 1),
-                None => format!("{from} and more"),
+                None => format!("over {}", from - 1),
             };
             let new = prompts.iter().filter(|p| bin(p.words) == i).count();
             let old = own.iter().filter(|w| bin(**w) == i).count();
@@ -167,7 +167,7 @@ pub fn page(
         div.plots {
             (lengths(prompts, own))
             (counted(&difficulty, "Difficulty, in the opinion of the model that was asked."))
-            (counted(&topics, "Topics."))
+            (counted(&topics, "Prompts by topic."))
         }
         h2 { "Prompts" }
         @if prompts.len() > MAX_SHOWN { p.soft { "The first " (MAX_SHOWN) " of " (prompts.len()) "." } }
