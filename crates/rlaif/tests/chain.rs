@@ -227,7 +227,7 @@ learning_rate = 1e-3
             "[judge]\nmodel = \"policy\"",
             "`[judge]` has nothing to judge",
         ),
-        ("[contrst]", "did you mean `contrast`?"),
+        ("[contrasts]", "did you mean `contrast`?"),
     ] {
         std::fs::write(b.path("wrong.toml"), format!("{recipe}{more}\n")).unwrap();
         let refused = b.run("plan wrong.toml");
