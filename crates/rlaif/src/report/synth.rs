@@ -153,7 +153,7 @@ pub fn page(
         *by_topic.entry(topic.to_owned()).or_default() += 1;
     }
     let mut topics: Vec<(String, usize)> = by_topic.into_iter().collect();
-    topics.sort_by(|a, b| b.1.cmp(&a.1));
+    topics.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
     let of = |d: u8| prompts.iter().filter(|p| p.difficulty == Some(d)).count();
     let difficulty: Vec<(String, usize)> = (1..=5).map(|d| (format!("{d} of 5"), of(d))).collect();
     // Of what may go wrong, only what did; what was written and kept in any case.
