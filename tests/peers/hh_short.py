@@ -1,8 +1,9 @@
-"""Short pairs of HH-RLHF, for judges that are slow: prompt and answers of at most 300 characters.
+"""Short pairs of HH-RLHF, for judges that are slow.
 
-    python tests/peers/hh_short.py harmless_base_dev.jsonl.gz 200 > hh.jsonl    # standard library alone
+    python tests/peers/hh_short.py FILE.jsonl.gz ROWS [CHARS] > hh.jsonl    # standard library alone
 
-Takes the first rows that are short enough and where both transcripts differ in the last answer only.
+Takes the first ROWS whose prompt and answers have at most CHARS characters each (300), and whose
+transcripts differ in the last answer only.
 """
 
 import gzip
@@ -18,12 +19,13 @@ def parts(transcript):
 
 
 left = int(sys.argv[2])
+most = int(sys.argv[3]) if len(sys.argv) > 3 else 300
 with gzip.open(sys.argv[1], "rt", encoding="utf-8") as file:
     for line in file:
         row = json.loads(line)
         prompt, chosen = parts(row["chosen"])
         other, rejected = parts(row["rejected"])
         whole = chosen.strip() and rejected.strip() and prompt == other
-        if left > 0 and whole and max(map(len, (prompt, chosen, rejected))) <= 300:
+        if left > 0 and whole and max(map(len, (prompt, chosen, rejected))) <= most:
             print(json.dumps(row))
             left -= 1
