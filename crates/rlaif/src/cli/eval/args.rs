@@ -19,7 +19,9 @@ Examples:
       --repeats 1 --attacks --out judges.json
 
 The reference is the label that the rows carry: `chosen` and `rejected`, or `preference`. Rows of
-RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well.")]
+RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well. In both
+orders, position bias cancels; with `--orders given`, `chosen` is always shown first, and agreement
+holds the bias.")]
     Judge(EvalJudgeArgs),
     /// How policies fare against a reference, by AlpacaEval's win rate.
     #[command(after_help = "\
