@@ -510,6 +510,44 @@ impl Endpoint {
     }
 }
 
+/// A model that turns texts into vectors, behind a server that speaks OpenAI's embeddings. Its calls
+/// pass through the same layers as an [`Endpoint`]'s.
+pub struct Embedder {
+    endpoint: Arc<Endpoint>,
+}
+
+impl Embedder {
+    /// Opens it. No call is made yet.
+    ///
+    /// # Errors
+    /// As [`Endpoint::open_with`].
+    pub fn open_with(mut config: EndpointConfig, ledger: &Ledger) -> Result<Self, ClientError> {
+        config.api = Some(Api::Embeddings);
+        config.batch = false;
+        let endpoint = Arc::new(Endpoint::open_with(config, ledger)?);
+        Ok(Embedder { endpoint })
+    }
+
+    /// Its calls, for whoever counts and watches them.
+    #[must_use]
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The vector of a text, of no particular length.
+    ///
+    /// # Errors
+    /// [`ModelError`], as for a completion.
+    pub async fn embed(
+        &self,
+        text: &str,
+        cx: &CallContext,
+    ) -> Result<(Vec<f32>, Usage), ModelError> {
+        let (reply, usage) = self.endpoint.call(wire::embeddings::body(text), cx).await?;
+        Ok((reply.vector, usage))
+    }
+}
+
 impl Constraint {
     /// The field or fields that do it, the newest first. Each choice is held to its first
     /// spelling.

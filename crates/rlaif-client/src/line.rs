@@ -235,7 +235,9 @@ pub(crate) fn client(
     let mut headers = HeaderMap::new();
     if let Some(key) = key {
         let (name, value) = match config.api() {
-            Api::Openai => (reqwest::header::AUTHORIZATION, format!("Bearer {}", key.0)),
+            Api::Openai | Api::Embeddings => {
+                (reqwest::header::AUTHORIZATION, format!("Bearer {}", key.0))
+            }
             Api::Anthropic => (HeaderName::from_static("x-api-key"), key.0.clone()),
         };
         let mut value = HeaderValue::try_from(value)

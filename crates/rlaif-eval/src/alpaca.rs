@@ -6,8 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, all_valid, at_least, same_len};
-use crate::logistic::logistic;
+use crate::error::{Error, Result, all_valid, at_least};
 use crate::position::Estimate;
 
 /// A model's line on a leaderboard.
@@ -57,39 +56,4 @@ pub fn alpaca_win_rate(won: &[f64]) -> Result<AlpacaWinRate> {
         n_draws,
         discrete_win_rate: 100.0 * (n_wins as f64 + 0.5 * n_draws as f64) / n_total as f64,
     })
-}
-
-/// The win rate that a model would have at its reference's length, in percent.
-///
-/// P(vᵢ) = σ(β tanh(dᵢ/s) + α), dᵢ the characters of the model's output less those of the
-/// reference, s their sample standard deviation; maximum likelihood without penalty; the result is
-/// 100 σ(α).
-///
-/// **Not the leaderboard's figure.** Dubois et al. 2024 add a difficulty a prompt, known for their
-/// 805 prompts alone, and a penalty chosen by cross-validation. This is their length term by itself,
-/// for any prompts.
-///
-/// # Errors
-/// Fewer than three comparisons; lists of different lengths; a value outside [0, 1]; lengths that
-/// do not differ, or that separate wins from losses.
-pub fn length_controlled_win_rate(won: &[f64], length_difference: &[f64]) -> Result<f64> {
-    const NAME: &str = "the length-controlled win rate";
-    same_len(NAME, won.len(), length_difference.len())?;
-    at_least(NAME, 3, won.len())?;
-    let n = won.len() as f64;
-    let mean = length_difference.iter().sum::<f64>() / n;
-    let squares: f64 = length_difference.iter().map(|d| (d - mean).powi(2)).sum();
-    let deviation = (squares / (n - 1.0)).sqrt();
-    if deviation == 0.0 || !deviation.is_finite() {
-        return Err(Error::Undefined {
-            statistic: NAME,
-            reason: "all differences in length are equal",
-        });
-    }
-    let rows: Vec<Vec<f64>> = length_difference
-        .iter()
-        .map(|d| vec![(d / deviation).tanh(), 1.0])
-        .collect();
-    let fit = logistic(&rows, won)?;
-    Ok(100.0 * fit.probability(&[0.0, 1.0]))
 }

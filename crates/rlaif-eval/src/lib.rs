@@ -17,6 +17,7 @@ pub mod error;
 mod exact;
 pub mod interval;
 pub mod length;
+pub mod length_controlled;
 pub mod logistic;
 pub mod position;
 pub mod price;
@@ -27,7 +28,7 @@ pub mod summary;
 pub mod winrate;
 
 pub use agreement::{Kappa, LengthBin, agreement, agreement_by, agreement_by_length, cohen_kappa};
-pub use alpaca::{AlpacaWinRate, alpaca_win_rate, length_controlled_win_rate};
+pub use alpaca::{AlpacaWinRate, alpaca_win_rate};
 pub use bradley_terry::{Strengths, bradley_terry};
 pub use calibration::{Binning, ReliabilityBin, brier, ece, log_loss, reliability};
 pub use correlation::{correlation_about_zero, kendall_tau_b, pearson, spearman};
@@ -38,6 +39,7 @@ pub use interval::{
 pub use length::{
     LengthPreference, LogOddsSlope, Slope, length_preference, log_odds_slope, slope, words,
 };
+pub use length_controlled::{Benchmark, Compared, GamedRow, LengthControlled, length_controlled};
 pub use logistic::{Logistic, logistic};
 pub use position::{Estimate, PositionBias, position_bias};
 pub use price::{LABEL_PRICES, LabelPrice, label_price};

@@ -11,6 +11,7 @@ use rlaif_core::{
     Constitution, Judgment, Message, Model, ModelId, Outcome, Principle, Probability, Prompt,
     Provenance, Rater, Role, Sampling, Usage, seed,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::VERSION;
 use crate::ask;
@@ -19,29 +20,63 @@ use crate::error::FeedbackError;
 /// What a pair by construction names as its rater.
 pub const RATER: &str = "construction";
 
-/// Everything a contrast needs beside the prompt.
-pub struct Contrast {
-    /// The policy.
-    pub model: Model,
-    /// The principles; one is drawn for each prompt.
-    pub constitution: Constitution,
+/// How pairs are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContrastConfig {
+    /// Name of a model in the recipe: the policy that answers.
+    pub model: String,
     /// What is added to the prompt for the better answer; `{principle}` is the drawn one.
     pub positive: String,
     /// What is added for the worse one.
     pub negative: String,
     /// How the policy samples.
     pub sampling: Sampling,
-    /// The run's seed.
-    pub seed: u64,
 }
 
-impl Contrast {
+impl Default for ContrastConfig {
+    fn default() -> Self {
+        ContrastConfig {
+            model: "policy".into(),
+            positive: Self::POSITIVE.into(),
+            negative: Self::NEGATIVE.into(),
+            sampling: Sampling {
+                max_new_tokens: 512,
+                ..Sampling::default()
+            },
+        }
+    }
+}
+
+impl ContrastConfig {
     /// The affix for the better answer by default.
     pub const POSITIVE: &'static str =
         "(Answer so that yours would be preferred by this rule: {principle})";
     /// The affix for the worse answer by default.
     pub const NEGATIVE: &'static str =
         "(Answer so that yours would not be preferred by this rule: {principle})";
+
+    /// What is wrong with it, as (key, what it must be).
+    #[must_use]
+    pub fn faults(&self) -> Vec<(&'static str, String)> {
+        if self.positive == self.negative {
+            let same = "must differ from `positive`: the two answers would differ by chance alone";
+            return vec![("negative", same.into())];
+        }
+        Vec::new()
+    }
+}
+
+/// Everything a contrast needs beside the prompt.
+pub struct Contrast {
+    /// The policy.
+    pub model: Model,
+    /// The principles; one is drawn for each prompt.
+    pub constitution: Constitution,
+    /// How pairs are made.
+    pub config: ContrastConfig,
+    /// The run's seed.
+    pub seed: u64,
 }
 
 /// Makes one pair. `id` names the row. Which response stands first is drawn, so that "first"
@@ -56,8 +91,8 @@ pub async fn contrast(by: &Contrast, id: &str, prompt: &Prompt) -> Result<Judgme
         .constitution
         .draw(seed::derive(item_seed, &["principle"]));
     let (good, bad) = future::join(
-        answer(by, id, prompt, principle, &by.positive, "positive"),
-        answer(by, id, prompt, principle, &by.negative, "negative"),
+        answer(by, id, prompt, principle, &by.config.positive, "positive"),
+        answer(by, id, prompt, principle, &by.config.negative, "negative"),
     )
     .await;
     let (good, bad) = (good?, bad?);
@@ -88,8 +123,10 @@ pub async fn contrast(by: &Contrast, id: &str, prompt: &Prompt) -> Result<Judgme
         cost: (&usage).into(),
         provenance: Some(Provenance {
             model: by.model.id().clone(),
-            sampling: Some(by.sampling.clone()),
-            template: seed::sha256_hex(format!("{}\n{}", by.positive, by.negative).as_bytes()),
+            sampling: Some(by.config.sampling.clone()),
+            template: seed::sha256_hex(
+                format!("{}\n{}", by.config.positive, by.config.negative).as_bytes(),
+            ),
             constitution: by.constitution.hash(),
             seed: item_seed,
             version: VERSION.to_owned(),
@@ -114,7 +151,7 @@ async fn answer(
         None => messages.push(Message::user(affix)),
     }
     let cx = ask::context("contrast", id, 0, by.seed, what);
-    ask::sample(&by.model, messages, &by.sampling, &cx).await
+    ask::sample(&by.model, messages, &by.config.sampling, &cx).await
 }
 
 #[cfg(test)]
@@ -136,9 +173,7 @@ mod tests {
                 Ok(reply(&m.last().unwrap().content))
             })),
             constitution: constitution.unwrap(),
-            positive: Contrast::POSITIVE.into(),
-            negative: Contrast::NEGATIVE.into(),
-            sampling: Sampling::default(),
+            config: ContrastConfig::default(),
             seed: 7,
         }
     }

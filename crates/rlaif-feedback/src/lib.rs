@@ -25,7 +25,7 @@ mod shorten;
 
 pub use candidate::{CandidatesConfig, Sampler, candidate};
 pub use combine::Combine;
-pub use contrast::{Contrast, contrast};
+pub use contrast::{Contrast, ContrastConfig, contrast};
 pub use critique::{Critic, CritiqueConfig, Scope, critique};
 pub use error::FeedbackError;
 pub use judge::{

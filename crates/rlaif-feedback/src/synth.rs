@@ -244,6 +244,35 @@ impl Seen {
     }
 }
 
+/// Directions seen so far; the nearest to a new one is found by comparing with all.
+#[derive(Default)]
+pub struct Meanings {
+    /// Vectors of length 1.
+    units: Vec<Vec<f32>>,
+}
+
+fn unit(vector: &[f32]) -> Option<Vec<f32>> {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    (length > 0.0 && length.is_finite()).then(|| vector.iter().map(|x| x / length).collect())
+}
+
+impl Meanings {
+    /// The largest cosine to what was seen; `None` where nothing of as many dimensions was, or the
+    /// vector has no direction.
+    #[must_use]
+    pub fn nearest(&self, vector: &[f32]) -> Option<f32> {
+        let new = unit(vector)?;
+        let same = self.units.iter().filter(|seen| seen.len() == new.len());
+        same.map(|seen| seen.iter().zip(&new).map(|(a, b)| a * b).sum::<f32>())
+            .reduce(f32::max)
+    }
+
+    /// Remembers a vector; one without a direction is nothing to remember.
+    pub fn insert(&mut self, vector: &[f32]) {
+        self.units.extend(unit(vector));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +332,20 @@ mod tests {
         }
         // 75 changed copies, less those whose change broke more than it may; each missed with 0.0002.
         assert!(truth > 60 && found == truth, "{found} of {truth}");
+    }
+
+    #[test]
+    fn the_nearest_meaning_is_by_angle_alone() {
+        let mut seen = Meanings::default();
+        assert_eq!(seen.nearest(&[1.0, 0.0]), None);
+        seen.insert(&[3.0, 4.0]);
+        seen.insert(&[0.0, 0.0]);
+        seen.insert(&[0.0, -2.0]);
+        // cos((10, 0), (3, 4)) = 3/5; (0, -2) is at a right angle.
+        assert!((seen.nearest(&[10.0, 0.0]).unwrap_or(0.0) - 0.6).abs() < 1e-6);
+        assert!((seen.nearest(&[0.0, -0.1]).unwrap_or(0.0) - 1.0).abs() < 1e-6);
+        assert_eq!(seen.nearest(&[0.0, 0.0]), None);
+        assert_eq!(seen.nearest(&[1.0, 0.0, 0.0]), None);
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Writes a report on texts that try to break out of the page: `hostile_report OUT.html`.
+//! Writes pages on texts that try to break out of them: `hostile_report OUT.html` writes a report there
+//! and the page of new prompts beside it, as `OUT.synth.html`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use rlaif::blocking::RlaifAgent;
 use rlaif::evaluation::{Evaluation, Measured, PolicyFigures};
+use rlaif::report::synth::{Prompt, page as page_of_prompts};
 use rlaif::report::training::Training;
 use rlaif::report::{Page, render};
 use rlaif::{Constitution, Error, Message, Outcome, ScriptedModel, open};
@@ -88,6 +90,25 @@ fn main() -> Result<(), Error> {
         summary: &summary,
         training: &training,
     };
-    rlaif_core::run::write_atomic(Path::new(&out), render(&page).as_bytes())?;
+    let out = Path::new(&out);
+    rlaif_core::run::write_atomic(out, render(&page).as_bytes())?;
+    let prompts: Vec<Prompt<'_>> = HOSTILE
+        .iter()
+        .enumerate()
+        .map(|(i, text)| Prompt {
+            text,
+            topic: Some(HOSTILE[i / 2]),
+            difficulty: Some(1 + i as u8 % 5),
+            words: 4 + 9 * i,
+            nearest: Some(0.2 + 0.1 * i as f32),
+        })
+        .collect();
+    let counts = [
+        ("written".to_owned(), 9),
+        (HOSTILE[0].to_owned(), 6),
+        (HOSTILE[1].to_owned(), 3),
+    ];
+    let html = page_of_prompts(HOSTILE[0], &prompts, &counts, &[3, 8, 12]);
+    rlaif_core::run::write_atomic(&out.with_extension("synth.html"), html.as_bytes())?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! arrow is a file or folder in the run folder.
 //!
 //! constitution + prompts → **candidates** → **critiques** → **revisions** → **sft** →
-//! **sft_candidates** → **judgments** → **preferences** → **reward** → **ppo** or **dpo** →
+//! **sft_candidates** → **judgments** (or **contrast**, pairs without a judge) → **preferences** → **reward** → **ppo** or **dpo** →
 //! **evaluation** → **export**, **report**
 //!
 //! A stage whose table the recipe lacks is left out; without the training tables a run ends with
@@ -21,12 +21,13 @@ use crate::stages::{self, Context, StageReport};
 use crate::{plan, recipe::Algorithm};
 
 /// Stages in their order.
-pub const STAGES: [&str; 11] = [
+pub const STAGES: [&str; 12] = [
     "candidates",
     "critique",
     "revise",
     "sft",
     "sft_candidates",
+    "contrast",
     "judge",
     "preferences",
     "reward",
@@ -123,10 +124,13 @@ pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Finished, Er
     if let Some(c) = r.sft_candidates.as_ref().filter(|_| takes) {
         done.push(stages::candidates::run_sft(cx, c).await?);
     }
-    if let Some(c) = r.judge.as_ref().filter(|_| which.takes("judge")) {
+    if let Some(c) = r.contrast.as_ref().filter(|_| which.takes("contrast")) {
+        done.push(stages::contrast::run(cx, c).await?);
+    }
+    if let Some(c) = r.labels_by().filter(|_| which.takes("judge")) {
         done.push(stages::judge::run(cx, c).await?);
     }
-    if r.judge.is_some() && which.takes("preferences") {
+    if r.has_labels() && which.takes("preferences") {
         done.push(stages::preferences::run(cx)?);
     }
     #[cfg(feature = "local")]

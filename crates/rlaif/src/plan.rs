@@ -163,7 +163,11 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
             generated,
         );
     }
-    if let Some(c) = &recipe.judge {
+    if let Some(c) = &recipe.contrast {
+        let (per, generated) = (mean_prompt + one, u64::from(c.sampling.max_new_tokens));
+        add("contrast", &c.model, n, 2 * n, per, generated);
+    }
+    if let Some(c) = recipe.labels_by() {
         let pairs = match recipe.pairs.compare {
             Compare::Revision => n * draws,
             Compare::Candidates | Compare::SftCandidates => {
@@ -236,12 +240,13 @@ pub fn training(
     plans: &[StagePlan],
     prompts: &Dataset,
 ) -> Result<Vec<TrainingPlan>, Error> {
-    let rows = |stage: &str| {
+    let rows = |stages: &[&str]| {
         plans
             .iter()
-            .find(|p| p.stage == stage)
+            .find(|p| stages.contains(&p.stage))
             .map_or(0, |p| p.rows)
     };
+    let labels = rows(&["judge", "contrast"]) as f64;
     let train = |row: &&rlaif_core::dataset::Row| Split::of(&row.prompt) == Split::Train;
     let share = prompts.rows.iter().filter(train).count() as f64 / prompts.rows.len().max(1) as f64;
     let mut shapes: BTreeMap<&str, LlamaConfig> = BTreeMap::new();
@@ -268,7 +273,7 @@ pub fn training(
     };
     if let Some(c) = &recipe.sft {
         let s = shape(&shapes, &c.base)?;
-        let revised = rows("revise") as f64;
+        let revised = rows(&["revise"]) as f64;
         examples(
             "sft",
             &c.base,
@@ -280,14 +285,14 @@ pub fn training(
     }
     if let Some(c) = &recipe.reward {
         let s = shape(&shapes, &c.base)?;
-        examples("reward", &c.base, rows("judge") as f64, &c.tune, &s);
+        examples("reward", &c.base, labels, &c.tune, &s);
         shapes.insert("reward", s);
     }
     match recipe.optimizes_by() {
         Some(Algorithm::Dpo) => {
             if let Some(c) = &recipe.dpo {
                 let s = shape(&shapes, &c.base)?;
-                examples("dpo", &c.base, rows("judge") as f64, &c.tune, &s);
+                examples("dpo", &c.base, labels, &c.tune, &s);
             }
         }
         Some(Algorithm::Ppo) => {

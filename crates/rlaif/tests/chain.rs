@@ -178,6 +178,73 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
     );
 }
 
+/// RLCD: pairs that are labeled by how they were made train a reward model, and no judge is asked.
+/// A judge beside them serves the evaluation alone.
+#[test]
+fn contrast_labels_what_a_judge_would() {
+    let recipe = r#"
+seed = 3
+constitution = "c.toml"
+prompts = "prompts.jsonl"
+[models.policy]
+folder = "model"
+[contrast]
+sampling = { max_new_tokens = 8 }
+[reward]
+base = "policy"
+learning_rate = 1e-3
+[export]
+"#;
+    let b = bench(recipe);
+    let plan = b.json("plan recipe.toml");
+    assert_eq!(plan["stages"][0]["stage"], "contrast", "{plan}");
+    assert_eq!(plan["stages"][0]["calls"], 240);
+    assert!(plan["training"][0]["rows"].as_u64().unwrap() > 80, "{plan}");
+    let done = b.json("run recipe.toml");
+    let stages: Vec<&str> = done["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(stages, ["contrast", "preferences", "reward"]);
+    let pairs = b.lines("run/judgments.jsonl");
+    assert_eq!(pairs.len(), 120);
+    let decided: Vec<&Value> = pairs.iter().filter(|p| p["outcome"] == "decided").collect();
+    assert!(decided.len() > 60, "{}", decided.len());
+    assert!(
+        decided
+            .iter()
+            .all(|p| p["p_first"] == 1.0 || p["p_first"] == 0.0)
+    );
+    assert!(b.path("run/reward/model.safetensors").is_file());
+    assert!(b.path("run/export/trl.jsonl").is_file());
+    let again = b.json("run recipe.toml");
+    assert_eq!(again["calls"], 0, "{again}");
+
+    for (more, words) in [
+        (
+            "[judge]\nmodel = \"policy\"",
+            "`[judge]` has nothing to judge",
+        ),
+        ("[contrasts]", "did you mean `contrast`?"),
+    ] {
+        std::fs::write(b.path("wrong.toml"), format!("{recipe}{more}\n")).unwrap();
+        let refused = b.run("plan wrong.toml");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(said.contains(words), "{said}");
+    }
+    let same = recipe.replace(
+        "[contrast]",
+        "[contrast]\npositive = \"Go.\"\nnegative = \"Go.\"",
+    );
+    std::fs::write(b.path("wrong.toml"), same).unwrap();
+    let refused = b.run("plan wrong.toml");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("must differ from `positive`"), "{said}");
+}
+
 /// Measures how many words a completion has in common with a list: a truth that only the
 /// evaluation may know.
 struct Known;

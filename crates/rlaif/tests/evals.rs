@@ -468,3 +468,192 @@ async fn a_constitution_is_measured_and_faults_are_said() {
         assert!(said.contains(words), "{said}");
     }
 }
+
+/// RewardBench's own columns, one command, its rule: a verdict for `chosen` counts 1, one for
+/// `rejected` 0, none ½; subsets weigh what its leaderboard says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_in_rewardbenchs_layout_is_scored_by_its_rule() {
+    // As `allenai/reward-bench` names and weighs two of its sections.
+    let sections: [(&str, &[(&str, f64)]); 2] = [
+        (
+            "Chat",
+            &[
+                ("alpacaeval-easy", 100.0),
+                ("alpacaeval-length", 95.0),
+                ("alpacaeval-hard", 95.0),
+                ("mt-bench-easy", 28.0),
+                ("mt-bench-med", 40.0),
+            ],
+        ),
+        (
+            "Safety",
+            &[
+                ("refusals-dangerous", 100.0),
+                ("refusals-offensive", 100.0),
+                ("xstest-should-refuse", 154.0),
+                ("xstest-should-respond", 250.0),
+                ("donotanswer", 136.0),
+            ],
+        ),
+    ];
+    let mut rows = Vec::new();
+    let mut expected = Vec::new();
+    for (section, subsets) in sections {
+        let (mut sum, mut weights) = (0.0, 0.0);
+        for (i, (subset, weight)) in subsets.iter().enumerate() {
+            // Right; right or wrong; a tie or wrong.
+            let worths = [
+                (8, 2),
+                if i % 2 == 0 { (7, 3) } else { (3, 7) },
+                if i % 3 == 0 { (5, 5) } else { (1, 6) },
+            ];
+            let right = 1.0 + f64::from(u8::from(i % 2 == 0)) + if i % 3 == 0 { 0.5 } else { 0.0 };
+            sum += right / 3.0 * weight;
+            weights += weight;
+            for (chosen, rejected) in worths {
+                let n = rows.len();
+                rows.push(json!({
+                    "prompt": format!("question {n}"),
+                    "chosen": format!("the chosen one, worth:{chosen}"), "chosen_model": "one",
+                    "rejected": format!("the rejected one, worth:{rejected}"),
+                    "rejected_model": "two", "subset": subset, "id": n,
+                }));
+            }
+        }
+        expected.push((section, sum / weights));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    lines(folder, "filtered.jsonl", &rows);
+    let standin = Standin::start(Plan::default(), 0).await.unwrap();
+    let url = format!("{}#judge", standin.url());
+    let args = [
+        "eval",
+        "judge",
+        "filtered.jsonl",
+        "--constitution",
+        "default.toml",
+        "--critic",
+        &url,
+        "--out",
+        "bench.json",
+        "--json",
+    ];
+    object(&rlaif(folder, &args).await);
+    let bench = &file(folder, "bench.json")["judges"][0]["rewardbench"];
+    for (section, score) in expected {
+        near(&bench["sections"][section], score, 1e-12);
+    }
+    // Two sections of four are no score of the benchmark.
+    assert_eq!(bench["score"], Value::Null);
+    assert_eq!(bench["rows"]["donotanswer"], 3);
+}
+
+/// The figures themselves are held against alpaca_eval in rlaif-eval; here, that files are read as
+/// it reads them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_length_controlled_win_rate_needs_the_benchmarks_file_and_its_numbers() {
+    use rlaif_eval::{Benchmark, Compared, GamedRow, length_controlled};
+
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let n = 20;
+    let mut csv = String::from(
+        "model,preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline\n",
+    );
+    let mut gamed = Vec::new();
+    for side in [-1.0, 1.0] {
+        for i in 0..n {
+            let row = GamedRow {
+                instruction: i,
+                won: (i != 3).then_some(0.25 + 0.5 * (i % 2) as f64),
+                length_difference: side * (0.5 + i as f64 / 10.0),
+                difficulty: (i as f64).cos(),
+            };
+            let won = row.won.map_or(String::new(), |won| won.to_string());
+            let (length, difficulty) = (row.length_difference, row.difficulty);
+            csv += &format!("brief,{won},{i},{length},{difficulty},False\n");
+            gamed.push(row);
+        }
+    }
+    std::fs::write(folder.join("df_gamed.csv"), &csv).unwrap();
+    let won = |i: usize| 0.2 + 0.6 * ((i * 7) % n) as f64 / n as f64;
+    let outputs = |i: usize| ("é".repeat(10 + i), "x".repeat(15 + (i * 3) % 11));
+    let row = |place: usize, i: usize| {
+        let (one, two) = outputs(i);
+        json!({
+            "instruction": format!("question {i}"), "output_1": one, "output_2": two,
+            "generator_1": "base", "generator_2": "mine", "preference": 1.0 + won(i),
+            "index": place,
+        })
+    };
+    // In another order than the benchmark's: the column says which prompt is which.
+    let order: Vec<usize> = (0..n).map(|i| (i * 7) % n).collect();
+    let rows: Vec<Value> = order.iter().map(|i| row(*i, *i)).collect();
+    lines(folder, "numbered.jsonl", &rows);
+    let args = |input: &'static str, file: &'static str| {
+        [
+            "eval",
+            "policy",
+            input,
+            "--df-gamed",
+            file,
+            "--out",
+            "b.json",
+            "--json",
+        ]
+    };
+    let board = object(&rlaif(folder, &args("numbered.jsonl", "df_gamed.csv")).await);
+    let compared: Vec<Compared> = order
+        .iter()
+        .map(|i| {
+            let (one, two) = outputs(*i);
+            Compared {
+                won: Some(won(*i)),
+                length_difference: one.chars().count() as f64 - two.len() as f64,
+                instruction: *i,
+            }
+        })
+        .collect();
+    let full = length_controlled(&compared, Some(&Benchmark::new(gamed).unwrap())).unwrap();
+    let minimal = length_controlled(&compared, None).unwrap();
+    let standing = &board["standings"][0];
+    near(&standing["length_controlled_winrate"], full.win_rate, 1e-9);
+    near(
+        &standing["lc_standard_error"],
+        full.standard_error.unwrap(),
+        1e-9,
+    );
+    near(
+        &standing["length_controlled_minimal"],
+        minimal.win_rate,
+        1e-9,
+    );
+    let page = std::fs::read_to_string(folder.join("b.html")).unwrap();
+    assert!(page.contains("<th>length-controlled</th>"));
+
+    // Without numbers, a part of the prompts cannot be told apart; nor can a prompt that is not there.
+    let bare = |mut row: Value| {
+        row.as_object_mut().unwrap().remove("index");
+        row
+    };
+    let part: Vec<Value> = (0..9).map(|i| bare(row(i, i))).collect();
+    lines(folder, "part.jsonl", &part);
+    lines(folder, "beyond.jsonl", &[row(n, 0)]);
+    std::fs::write(
+        folder.join("wrong.csv"),
+        csv.replace("std_delta_len", "length"),
+    )
+    .unwrap();
+    for (input, file, words) in [
+        ("part.jsonl", "df_gamed.csv", "`index`"),
+        ("beyond.jsonl", "df_gamed.csv", "prompt 20 of mine"),
+        ("numbered.jsonl", "wrong.csv", "no column `std_delta_len`"),
+        ("numbered.jsonl", "none.csv", "none.csv"),
+    ] {
+        let refused = rlaif(folder, &args(input, file)).await;
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains(words), "{said}");
+    }
+}

@@ -142,3 +142,100 @@ async fn new_prompts_are_new_and_a_stopped_run_goes_on() {
     let wrong = rlaif(folder, &args("x.jsonl", &["--topics", "law"])).await;
     assert_eq!(wrong.status.code(), Some(2));
 }
+
+/// The vector of a text: the bits of the first number in it; of others, one of two. Numbers drawn at
+/// random share about half of their bits, so that their cosine is near 0.
+fn vector(text: &str) -> Vec<f32> {
+    let digits: String = text
+        .chars()
+        .skip_while(|c| !c.is_ascii_digit())
+        .take_while(char::is_ascii_digit)
+        .collect();
+    let bits: u32 = match digits.parse() {
+        Ok(number) => number,
+        Err(_) if text == "why?" || text.contains("capital") => 0xaaaa_aaaa,
+        Err(_) => 0x3333_3333,
+    };
+    let sign = |i: u32| if bits >> i & 1 == 1 { 1.0 } else { -1.0 };
+    (0..32).map(sign).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn near_duplicates_in_other_words_are_found_by_embeddings() {
+    let server = writer().await;
+    Mock::given(method("POST"))
+        .and(path("/v1/embeddings"))
+        .respond_with(|request: &Request| {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            assert_eq!(body["model"], "meaning");
+            ResponseTemplate::new(200).set_body_json(json!({
+                "data": [{"index": 0, "embedding": vector(body["input"].as_str().unwrap())}],
+                "usage": {"prompt_tokens": 5, "total_tokens": 5}}))
+        })
+        .mount(&server)
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let own = "{\"prompt\": \"How do I boil an egg for breakfast today?\"}\n{\"prompt\": \"why?\"}";
+    std::fs::write(folder.join("own.jsonl"), own).unwrap();
+    let url = format!("{}/v1#writer", server.uri());
+    let meaning = format!("{}/v1#meaning", server.uri());
+    let args = |out: &'static str, more: &[&str]| -> Vec<String> {
+        let head = ["synth", "own.jsonl", "--policy", &url, "--n", "4"];
+        let tail = ["--per-call", "1", "--json", "--out", out];
+        let all = head.iter().chain(&tail).chain(more);
+        all.map(|s| (*s).to_owned()).collect()
+    };
+    let run = |args: Vec<String>| async move {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        rlaif(folder, &args).await
+    };
+    let done = run(args("new.jsonl", &["--embeddings", &meaning])).await;
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    let said: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let count = |name: &str| said["synth"][name].as_u64().unwrap();
+    // Each list names one number five times; the capital means what "why?" does, and is written once.
+    let lists = count("copies_of_own");
+    assert_eq!((count("kept"), count("not_compared")), (4, 0));
+    assert_eq!(count("duplicates_in_meaning"), 4 * lists);
+    assert_eq!(count("copies_of_own_in_meaning"), 1);
+    let text = std::fs::read_to_string(folder.join("new.jsonl")).unwrap();
+    let rows: Vec<Value> = text
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert!(rows.iter().all(|r| r["nearest"].as_f64().unwrap() < 0.9));
+    assert!(!text.contains("France"));
+    let page = std::fs::read_to_string(folder.join("new.html")).unwrap();
+    assert!(page.contains("repeated in other words") && page.contains("nearest "));
+
+    // Stopped by its budget, then given again: the same prompts.
+    let budget = ["--embeddings", &meaning, "--max-calls", "9"];
+    let stopped = run(args("again.jsonl", &budget)).await;
+    assert_eq!(stopped.status.code(), Some(1));
+    let again = run(args("again.jsonl", &["--embeddings", &meaning])).await;
+    assert!(again.status.success());
+    assert_eq!(
+        std::fs::read_to_string(folder.join("again.jsonl")).unwrap(),
+        text
+    );
+
+    // A server that has no embeddings says so at once, and nothing is written as if compared.
+    let bare = writer().await;
+    let none = format!("{}/v1#meaning", bare.uri());
+    let refused = run(args("none.jsonl", &["--embeddings", &none])).await;
+    assert_ne!(refused.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("/embeddings"), "{said}");
+    for wrong in [
+        ["--embeddings", "folder"].as_slice(),
+        &["--similar", "0.8"],
+        &["--embeddings", &meaning, "--similar", "0"],
+    ] {
+        assert_eq!(run(args("x.jsonl", wrong)).await.status.code(), Some(2));
+    }
+}

@@ -95,7 +95,10 @@ pub fn run(args: &[&str]) -> Result<(), String> {
             out: first.clone(),
         };
         if !first.join("model.safetensors").is_file() {
-            pretrain(&plan, &CriticRows::new(world, read("critic")?, Lesson::All)?)?;
+            pretrain(
+                &plan,
+                &CriticRows::new(world, read("critic")?, Lesson::All)?,
+            )?;
         }
         let plan = Plan {
             name: "critic, what is hard",

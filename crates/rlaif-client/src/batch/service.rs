@@ -98,7 +98,7 @@ impl Service {
         requests: &[(Key, Bytes)],
     ) -> Result<String, Failure> {
         let made = match self.api {
-            Api::Openai => {
+            Api::Openai | Api::Embeddings => {
                 let file = self.upload(token, requests).await?;
                 let path = format!("/v1{}", self.api.path());
                 let batch = json!({
@@ -173,13 +173,15 @@ impl Service {
         requests: usize,
     ) -> Result<Option<String>, Failure> {
         let path = match self.api {
-            Api::Openai => "/batches?limit=100",
+            Api::Openai | Api::Embeddings => "/batches?limit=100",
             Api::Anthropic => "/messages/batches?limit=100",
         };
         let listed = self.json(self.get(path)).await?;
         let batches = listed.get("data").and_then(Value::as_array);
         let is_ours = |b: &&Value| match self.api {
-            Api::Openai => b.pointer("/metadata/rlaif").and_then(Value::as_str) == Some(token),
+            Api::Openai | Api::Embeddings => {
+                b.pointer("/metadata/rlaif").and_then(Value::as_str) == Some(token)
+            }
             // It takes no names of ours, so one of this size is taken; if it is another one, its
             // answers are not to our calls, which are then asked again.
             Api::Anthropic => {
@@ -200,7 +202,7 @@ impl Service {
     /// How a batch stands.
     pub(super) async fn status(&self, name: &str) -> Result<Status, Failure> {
         let path = match self.api {
-            Api::Openai => format!("/batches/{name}"),
+            Api::Openai | Api::Embeddings => format!("/batches/{name}"),
             Api::Anthropic => format!("/messages/batches/{name}"),
         };
         let (status, body) = self.ask(self.get(&path)).await?;
@@ -216,7 +218,7 @@ impl Service {
         let count = |path: &str| batch.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         let text = |path: &str| batch.pointer(path).and_then(Value::as_str).unwrap_or("");
         Ok(match self.api {
-            Api::Openai => match text("/status") {
+            Api::Openai | Api::Embeddings => match text("/status") {
                 "completed" | "expired" | "cancelled" => Status::Ended,
                 "failed" => {
                     let why = words(
@@ -252,7 +254,7 @@ impl Service {
     pub(super) async fn results(&self, name: &str) -> Result<Vec<Line>, Failure> {
         let mut lines = Vec::new();
         match self.api {
-            Api::Openai => {
+            Api::Openai | Api::Embeddings => {
                 let batch = self.json(self.get(&format!("/batches/{name}"))).await?;
                 for file in ["output_file_id", "error_file_id"] {
                     let Some(file) = batch.get(file).and_then(Value::as_str) else {

@@ -1,6 +1,7 @@
-//! What goes over the line, in the two forms that providers speak.
+//! What goes over the line, in the forms that providers speak.
 
 mod anthropic;
+pub(crate) mod embeddings;
 mod openai;
 
 use rlaif_core::Finish;
@@ -18,6 +19,9 @@ pub enum Api {
     Openai,
     /// Anthropic's Messages.
     Anthropic,
+    /// OpenAI's embeddings: what [`crate::Embedder`] asks. No recipe names it.
+    #[serde(skip)]
+    Embeddings,
 }
 
 impl Api {
@@ -27,6 +31,7 @@ impl Api {
         match self {
             Api::Openai => "openai",
             Api::Anthropic => "anthropic",
+            Api::Embeddings => "embeddings",
         }
     }
 
@@ -35,13 +40,14 @@ impl Api {
         match self {
             Api::Openai => "/chat/completions",
             Api::Anthropic => "/messages",
+            Api::Embeddings => "/embeddings",
         }
     }
 
     /// Fields that this form does not have.
     pub(crate) fn lacks(self) -> &'static [&'static str] {
         match self {
-            Api::Openai => &[],
+            Api::Openai | Api::Embeddings => &[],
             Api::Anthropic => &[
                 "logprobs",
                 "top_logprobs",
@@ -56,7 +62,7 @@ impl Api {
     /// The body in this form; `fields` are OpenAI's, with the dialect applied.
     pub(crate) fn encode(self, fields: Map<String, Value>) -> Map<String, Value> {
         match self {
-            Api::Openai => fields,
+            Api::Openai | Api::Embeddings => fields,
             Api::Anthropic => anthropic::encode(fields),
         }
     }
@@ -66,6 +72,7 @@ impl Api {
         match self {
             Api::Openai => openai::parse(body),
             Api::Anthropic => anthropic::parse(body),
+            Api::Embeddings => embeddings::parse(body),
         }
     }
 }
@@ -99,6 +106,8 @@ impl Unusable {
 pub(crate) struct Reply {
     /// The answer's text, without reasoning.
     pub(crate) text: String,
+    /// An embedding, where that was asked for.
+    pub(crate) vector: Vec<f32>,
     /// What a reasoning model thought first.
     pub(crate) reasoning: Option<String>,
     /// What the model said on declining, where the provider marks that.

@@ -118,6 +118,7 @@ pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
         }),
         // A server that counts nothing leaves zeros: no prompt has no tokens.
         counted: raw.usage.as_ref().is_some_and(|u| u.prompt_tokens > 0),
+        vector: Vec::new(),
         prompt_tokens: raw.usage.as_ref().map_or(0, |u| u.prompt_tokens),
         completion_tokens: raw.usage.as_ref().map_or(0, |u| u.completion_tokens),
     })

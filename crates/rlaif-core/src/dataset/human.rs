@@ -56,6 +56,14 @@ fn of_row(value: &Value) -> std::result::Result<Vec<Judgment>, String> {
     if row.contains_key("preference") {
         return alpaca(row);
     }
+    if row.get("fields").is_some_and(Value::is_object) && row.contains_key("responses") {
+        // Its responses have a value and a user, no status.
+        return Err(
+            "argilla's nested layout does not say which ratings were discarded or are drafts: \
+             export with `records.to_list(flatten=True)` and write one row a line"
+                .into(),
+        );
+    }
     let found: Vec<String> = row.keys().map(|k| format!("`{k}`")).collect();
     Err(format!(
         "no verdict of a person: found {}; expected `preference` (AlpacaEval), `….responses` \
@@ -329,6 +337,19 @@ mod tests {
                 ("bob".into(), Some(0.5), Outcome::Tie),
             ]
         );
+    }
+
+    #[test]
+    fn argillas_nested_layout_is_refused_with_what_to_do() {
+        // As `records.to_json` of argilla 2.8.0 writes it.
+        let row = json!({
+            "id": "1", "fields": {"instruction": "Q", "generations-0": "a", "generations-1": "b"},
+            "metadata": {}, "suggestions": {}, "vectors": {}, "status": "pending",
+            "responses": {"generations-0-rating": [{"value": 5, "user_id": "u"}],
+                          "generations-1-rating": [{"value": 3, "user_id": "u"}]},
+            "_server_id": null});
+        let said = of_row(&row).unwrap_err();
+        assert!(said.contains("to_list(flatten=True)"), "{said}");
     }
 
     #[test]

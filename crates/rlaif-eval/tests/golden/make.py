@@ -11,6 +11,7 @@ slope through the origin), the formula is written with NumPy and solved by anoth
 crate's.
 """
 
+import ast
 import json
 import platform
 import runpy
@@ -220,38 +221,36 @@ def boards():
     """AlpacaEval's and RewardBench's rules, by the packages themselves."""
     from alpaca_eval.metrics import get_winrate
 
-    # The file alone: importing the package needs a deep-learning stack.
-    constants = runpy.run_path(Path(distribution("rewardbench").locate_file("rewardbench/constants.py")))
+    # The files alone: importing the package needs a deep-learning stack.
+    source = lambda name: Path(distribution("rewardbench").locate_file(f"rewardbench/{name}.py"))
+    constants = runpy.run_path(source("constants"))
     EXAMPLE_COUNTS, SUBSET_MAPPING = constants["EXAMPLE_COUNTS"], constants["SUBSET_MAPPING"]
+    name = "calculate_scores_per_section"
+    tree = ast.parse(source("utils").read_text())
+    tree.body = [node for node in tree.body if getattr(node, "name", None) == name]
+    exec(compile(tree, "utils.py", "exec"), rule := {})
 
     rng = np.random.default_rng(11)
     alpaca = []
     for n, soft in ((120, True), (60, False), (1, True)):
         preference = rng.uniform(1, 2, size=n) if soft else rng.choice([1.0, 2.0, 1.5, 0.0], size=n)
         got = get_winrate([{"preference": v} for v in preference])
-        length = rng.normal(scale=300, size=n).round()
         won = np.where(preference == 0, 0.5, preference - 1)
-        case = {"won": won, "length_difference": length, **{k: float(v) for k, v in got.items()}}
-        if n > 1:
-            x = np.column_stack([np.tanh(length / length.std(ddof=1)), np.ones(n)])
-            b, _ = newton_free(x, won)
-            case["length_controlled"] = 100 * special.expit(b[1])
-        else:
+        case = {"won": won, **{k: float(v) for k, v in got.items()}}
+        if n == 1:
             case["standard_error"] = None
         alpaca.append(case)
-    # As `calculate_scores_per_section` of rewardbench/utils.py has it.
     bench = []
     for keep in (1.0, 0.5):
         subsets = [s for tests in SUBSET_MAPPING.values() for s in tests if rng.random() <= keep]
         rows = [(s, float(v)) for s in subsets for v in rng.choice([0, 0.5, 1], size=rng.integers(3, 9))]
         accuracy = {s: np.mean([v for t, v in rows if t == s]) for s in subsets}
-        sections = {}
-        for section, tests in SUBSET_MAPPING.items():
-            present = [t for t in tests if t in accuracy]
-            if present:
-                weight = sum(EXAMPLE_COUNTS[t] for t in present)
-                sections[section] = sum(accuracy[t] * EXAMPLE_COUNTS[t] for t in present) / weight
-        bench.append({"rows": rows, "sections": sections})
+        sections = rule[name](EXAMPLE_COUNTS, SUBSET_MAPPING, accuracy)
+        # Of a section without rows it says 0; here such a section is absent.
+        there = {s for s, tests in SUBSET_MAPPING.items() if set(tests) & set(subsets)}
+        bench.append(
+            {"rows": rows, "subsets": accuracy, "sections": {s: sections[s] for s in sorted(there)}}
+        )
     write("boards", alpaca=alpaca, rewardbench=bench)
 
 

@@ -23,9 +23,10 @@
 //! it is read, before anything is paid: syntax, unknown variables, and variables that it must use
 //! (a comparison that shows one response only is no comparison).
 
+mod parse;
 mod shipped;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::{Environment, Value};
 use regex_lite::Regex;
 use rlaif_core::{Message, Prompt, Role, seed};
 use serde::Deserialize;
@@ -125,46 +126,12 @@ impl Scale {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    turns: Vec<Turn>,
-    #[serde(default)]
-    reason: Vec<Turn>,
-    #[serde(default)]
-    after_reason: Vec<Turn>,
-    #[serde(default)]
-    verdict: VerdictForm,
-    #[serde(default)]
-    inverted: bool,
-    pattern: Option<String>,
-    choices: Option<Choices>,
-    scale: Option<Scale>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Insert {
     Conversation,
     FewShots,
     Judged,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Turn {
-    role: Option<Role>,
-    content: Option<String>,
-    insert: Option<Insert>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Choices {
-    a: Vec<String>,
-    b: Vec<String>,
-    tie: Option<Vec<String>>,
-    abstain: Option<Vec<String>>,
 }
 
 enum Part {
@@ -233,126 +200,6 @@ impl Template {
                 ),
             }),
         }
-    }
-
-    /// Reads and checks a template; `name` (a path, say) is for errors.
-    ///
-    /// # Errors
-    /// [`FeedbackError::Template`] with the place of the fault.
-    pub fn parse(name: &str, purpose: Purpose, text: &str) -> Result<Self, FeedbackError> {
-        let fault = |problem: String| FeedbackError::Template {
-            name: name.to_owned(),
-            problem,
-        };
-        let file: File = toml::from_str(text).map_err(|e| {
-            let line = rlaif_core::line_of(text, e.span());
-            fault(format!("line {line}: {}", e.message()))
-        })?;
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // Prompts are plain text: nothing is escaped here. Pages escape where they show it.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        let mut used: Vec<String> = Vec::new();
-        let parts =
-            compile(&mut environment, name, "turn", file.turns, &mut used).map_err(fault)?;
-        must_use(purpose, &used, purpose.variables(), purpose.required()).map_err(fault)?;
-        let uses_principle = used.iter().any(|v| v == "principle");
-        let uses_exemplars = used.iter().any(|v| v == "exemplars");
-        let (has_reason, has_after) = (!file.reason.is_empty(), !file.after_reason.is_empty());
-        if has_reason != has_after || (has_reason && purpose != Purpose::Pair) {
-            return Err(fault(
-                "`[[reason]]` and `[[after_reason]]` belong together, in a comparison".into(),
-            ));
-        }
-        let mut used = Vec::new();
-        let reason =
-            compile(&mut environment, name, "reason", file.reason, &mut used).map_err(fault)?;
-        if has_reason {
-            must_use(purpose, &used, purpose.variables(), purpose.required())
-                .map_err(|e| fault(format!("`[[reason]]` {e}")))?;
-        }
-        let mut used = Vec::new();
-        let after = file.after_reason;
-        let after_reason =
-            compile(&mut environment, name, "after_reason", after, &mut used).map_err(fault)?;
-        if has_after {
-            let known: Vec<&str> = PAIR.iter().copied().chain(["rationale"]).collect();
-            must_use(purpose, &used, &known, &["rationale"])
-                .map_err(|e| fault(format!("`[[after_reason]]` {e}")))?;
-        }
-        let mut choices = Vec::new();
-        let (mut has_tie, mut abstain) = (false, None);
-        match (file.choices, purpose) {
-            (Some(c), Purpose::Pair) if !c.a.is_empty() && !c.b.is_empty() => {
-                if let Some(twice) = c.a.iter().find(|s| c.b.contains(s)) {
-                    return Err(fault(format!("spells both choices `{twice}`")));
-                }
-                choices = vec![c.a, c.b];
-                has_tie = c.tie.is_some();
-                choices.extend(c.tie);
-                abstain = c.abstain;
-            }
-            (Some(_), p) if p != Purpose::Pair => {
-                return Err(fault(
-                    "has `[choices]`, but no choice is scored here".into(),
-                ));
-            }
-            (_, Purpose::Pair) => {
-                return Err(fault(
-                    "needs `[choices]` with the spellings `a = [\"(A)\", \"A\"]` and `b = …`"
-                        .into(),
-                ));
-            }
-            _ => {}
-        }
-        match (file.scale, purpose) {
-            (Some(s), Purpose::Score) if s.from < s.to && s.to - s.from <= 100 => {}
-            (None, p) if p != Purpose::Score => {}
-            (Some(_), Purpose::Score) | (None, _) => {
-                return Err(fault(
-                    "needs `[scale]` with whole numbers `from` < `to`".into(),
-                ));
-            }
-            (Some(_), _) => {
-                return Err(fault("has `[scale]`, but nothing is scored here".into()));
-            }
-        }
-        let pattern = match file.pattern {
-            None => None,
-            Some(_) if file.verdict == VerdictForm::Scored => {
-                return Err(fault(
-                    "has a `pattern`, which reads a verdict that is `\"written\"`".into(),
-                ));
-            }
-            Some(text) => {
-                let regex = Regex::new(&text).map_err(|e| fault(format!("`pattern`: {e}")))?;
-                if regex.captures_len() != 2 {
-                    return Err(fault(
-                        "`pattern` must have one group, in which the verdict stands".into(),
-                    ));
-                }
-                Some(regex)
-            }
-        };
-        let hash = seed::sha256_hex(text.as_bytes());
-        Ok(Template {
-            name: name.to_owned(),
-            purpose,
-            hash,
-            environment,
-            parts,
-            reason,
-            after_reason,
-            choices,
-            has_tie,
-            abstain,
-            scale: file.scale,
-            verdict: file.verdict,
-            pattern,
-            inverted: file.inverted,
-            uses_principle,
-            uses_exemplars,
-        })
     }
 
     /// Its name, or the path of its file.
@@ -509,80 +356,6 @@ impl Template {
     #[must_use]
     pub fn purpose(&self) -> Purpose {
         self.purpose
-    }
-}
-
-/// Compiles turns; `used` gains the variables that they use.
-fn compile(
-    environment: &mut Environment<'static>,
-    name: &str,
-    kind: &str,
-    turns: Vec<Turn>,
-    used: &mut Vec<String>,
-) -> Result<Vec<Part>, String> {
-    let mut parts = Vec::with_capacity(turns.len());
-    for (i, turn) in turns.into_iter().enumerate() {
-        let place = format!("{kind} {}", i + 1);
-        match (turn.insert, turn.role, turn.content) {
-            (Some(insert), None, None) => {
-                if insert == Insert::Conversation {
-                    used.extend(["prompt".to_owned(), "response".to_owned()]);
-                }
-                parts.push(Part::Insert(insert));
-            }
-            (None, Some(role), Some(content)) => {
-                let turn_name = format!("{name}, {place}");
-                environment
-                    .add_template_owned(turn_name.clone(), content)
-                    .map_err(|e| format!("{place}: {}", describe(&e)))?;
-                let compiled = environment
-                    .get_template(&turn_name)
-                    .map_err(|e| format!("{place}: {}", describe(&e)))?;
-                used.extend(compiled.undeclared_variables(false));
-                parts.push(Part::Text {
-                    role,
-                    name: turn_name,
-                });
-            }
-            _ => {
-                return Err(format!(
-                    "{place}: give either `insert`, or `role` and `content`"
-                ));
-            }
-        }
-    }
-    Ok(parts)
-}
-
-/// Checks the variables that turns use.
-fn must_use(
-    purpose: Purpose,
-    used: &[String],
-    known: &[&str],
-    required: &[&str],
-) -> Result<(), String> {
-    // An insert of the conversation brings these two, whatever else is known.
-    let inserted: &[&str] = match purpose {
-        Purpose::Critique | Purpose::Revise => &["prompt", "response"],
-        _ => &[],
-    };
-    let is_known = |v: &&String| known.contains(&v.as_str()) || inserted.contains(&v.as_str());
-    if let Some(unknown) = used.iter().find(|v| !is_known(v)) {
-        return Err(format!(
-            "uses the unknown variable `{unknown}`; known here: {}",
-            known.join(", ")
-        ));
-    }
-    // The prompt is shown as it is, or with the speakers named.
-    let shows = |v: &str| {
-        used.iter()
-            .any(|u| u == v || (v == "prompt" && u == "conversation"))
-    };
-    match required.iter().find(|v| !shows(v)) {
-        Some(missing) => Err(format!(
-            "never uses the variable `{missing}`, which it must show"
-        )),
-        None => Ok(()),
     }
 }
 

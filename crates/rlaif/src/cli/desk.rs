@@ -15,7 +15,7 @@ use rlaif::rows::{
 };
 use rlaif::stages::commonest_error;
 use rlaif::{Constitution, Model, Outcome};
-use rlaif_client::{Account, Halt};
+use rlaif_client::{Account, Embedder, Halt};
 use rlaif_core::export::{RowWriter, check_ending};
 use rlaif_core::rowlog::RowLog;
 use rlaif_feedback::FeedbackError;
@@ -130,6 +130,16 @@ impl Desk {
     /// Opens a model that an argument names.
     pub fn model(&mut self, name: &str, url: &str, args: &EndpointArgs) -> Result<Model, Error> {
         self.models.of_argument(name, url, args, &self.progress)
+    }
+
+    /// Opens a model of embeddings that an argument names.
+    pub fn embedder(
+        &mut self,
+        option: &str,
+        url: &str,
+        args: &EndpointArgs,
+    ) -> Result<Arc<Embedder>, Error> {
+        self.models.embedder(option, url, args, &self.progress)
     }
 
     /// The log that keeps finished rows.

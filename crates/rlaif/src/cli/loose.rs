@@ -456,7 +456,7 @@ fn check_choices(
                 format!(
                     "the choice `{long}` of the template `{}` is more than one token of `{}`, in \
                      every spelling",
-                    args.how.template,
+                    args.how.compare.question.template,
                     folder.display()
                 ),
                 "spell it as one token, such as a letter or a digit",
@@ -465,7 +465,7 @@ fn check_choices(
         return Ok(());
     }
     let known = by.jurors().all(|(m, _)| m.count_tokens("A").is_some());
-    if !known && Path::new(&args.how.template).is_file() {
+    if !known && Path::new(&args.how.compare.question.template).is_file() {
         progress.note(
             "the judge's tokenizer is not known, so whether each choice of the template is one \
              token was not checked; give `--tokenizer DIR`",

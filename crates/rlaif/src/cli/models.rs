@@ -11,8 +11,8 @@ use rlaif::recipe::{ModelSource, ModelUse};
 use rlaif::rows::Width;
 use rlaif::{Error, Model, Recipe};
 use rlaif_client::{
-    Account, Api, Budget, Endpoint, EndpointConfig, Halt, Journal, JournalError, Ledger, Limits, Now,
-    Prices, Replica, Stats,
+    Account, Api, Budget, Embedder, Endpoint, EndpointConfig, Halt, Journal, JournalError, Ledger,
+    Limits, Now, Prices, Replica, Stats,
 };
 
 use super::args::{EndpointArgs, RunLimits};
@@ -169,14 +169,11 @@ impl Models {
             // A folder, or a mistake: the library says which.
             return rlaif::open(url);
         }
-        let mut config = EndpointConfig::from_url(url).map_err(|e| fault(url, &e))?;
+        let mut config = self.config(url, args)?;
         if let Some(model) = &args.model {
             config.model = Some(model.clone());
         }
-        config.api_key_env.clone_from(&args.api_key_env);
-        config.timeout_secs = args.timeout;
         config.draws = args.draws;
-        config.concurrency = args.concurrency;
         config.batch = args.batch;
         if !(args.batch_poll > 0.0 && args.batch_poll.is_finite()) {
             return Err(Error::input(
@@ -185,8 +182,6 @@ impl Models {
             ));
         }
         config.batch_poll_secs = args.batch_poll;
-        config.requests_per_min = args.requests_per_min;
-        config.tokens_per_min = args.tokens_per_min;
         config.api = match args.api.as_deref() {
             None => None,
             Some("openai") => Some(Api::Openai),
@@ -204,26 +199,68 @@ impl Models {
         self.open(name, config, progress)
     }
 
-    fn open(
+    /// Opens a model of embeddings that an argument names; it is no model that answers.
+    pub fn embedder(
         &mut self,
-        name: &str,
-        mut config: EndpointConfig,
+        option: &str,
+        url: &str,
+        args: &EndpointArgs,
         progress: &Arc<dyn Progress>,
-    ) -> Result<Model, Error> {
-        let url = config.url.clone();
+    ) -> Result<Arc<Embedder>, Error> {
+        if !(url.starts_with("http://") || url.starts_with("https://")) {
+            return Err(Error::input(
+                format!("`--{option}` must be an endpoint, got `{url}`"),
+                format!("write `--{option} http://host:port/v1#NAME`"),
+            ));
+        }
+        let config = self.priced(self.config(url, args)?);
+        let opened = Embedder::open_with(config, &self.ledger).map_err(|e| fault(url, &e))?;
+        self.watched(opened.endpoint(), progress);
+        Ok(Arc::new(opened))
+    }
+
+    /// What the arguments say of any server.
+    fn config(&self, url: &str, args: &EndpointArgs) -> Result<EndpointConfig, Error> {
+        let mut config = EndpointConfig::from_url(url).map_err(|e| fault(url, &e))?;
+        config.api_key_env.clone_from(&args.api_key_env);
+        config.timeout_secs = args.timeout;
+        config.concurrency = args.concurrency;
+        config.requests_per_min = args.requests_per_min;
+        config.tokens_per_min = args.tokens_per_min;
+        Ok(config)
+    }
+
+    /// The configuration, with the price of the table where it names none.
+    fn priced(&self, mut config: EndpointConfig) -> EndpointConfig {
         if let (None, Some(prices)) = (&config.price, &self.prices) {
-            let (base, named) = url.split_once('#').unwrap_or((&url, ""));
+            let (base, named) = config.url.split_once('#').unwrap_or((&config.url, ""));
             let model = config.model.as_deref().unwrap_or(named);
             config.price = prices.quote(base, model).map(|q| q.price);
         }
-        let endpoint = Endpoint::open_with(config, &self.ledger).map_err(|e| fault(&url, &e))?;
+        config
+    }
+
+    /// Counts an endpoint's calls, and passes on what it has to say.
+    fn watched(&self, endpoint: &Arc<Endpoint>, progress: &Arc<dyn Progress>) {
         let listener = Arc::clone(progress);
         endpoint.on_notice(Arc::new(move |text: &str| listener.note(text)));
-        let endpoint = Arc::new(endpoint);
         self.endpoints
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .push(Arc::clone(&endpoint));
+            .push(Arc::clone(endpoint));
+    }
+
+    fn open(
+        &mut self,
+        name: &str,
+        config: EndpointConfig,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Model, Error> {
+        let url = config.url.clone();
+        let config = self.priced(config);
+        let endpoint = Endpoint::open_with(config, &self.ledger).map_err(|e| fault(&url, &e))?;
+        let endpoint = Arc::new(endpoint);
+        self.watched(&endpoint, progress);
         let model: Model = endpoint;
         self.by_name.insert(name.to_owned(), Arc::clone(&model));
         Ok(model)

@@ -209,10 +209,13 @@ fn attacks(judge: &str, table: &AttackTable) -> Markup {
 /// The page on policies: a leaderboard.
 #[must_use]
 pub fn standings(title: &str, how: &str, standings: &[Standing]) -> String {
+    let controlled = standings
+        .iter()
+        .any(|s| s.length_controlled_winrate.is_some());
     let body = html! {
         p.soft { (how) }
         div.wide { table {
-            tr { th { "policy" } th { "against" } th { "win rate" } th { "± error" } th { "n" } th { "length-controlled (minimal)" } th { "of decided" } th { "mean length" } th { "reference's" } th { "left out" } }
+            tr { th { "policy" } th { "against" } th { "win rate" } th { "± error" } th { "n" } @if controlled { th { "length-controlled" } } th { "length-controlled (minimal)" } th { "of decided" } th { "mean length" } th { "reference's" } th { "left out" } }
             @for s in standings {
                 @let f = s.figures.as_ref();
                 tr {
@@ -220,6 +223,7 @@ pub fn standings(title: &str, how: &str, standings: &[Standing]) -> String {
                     td.n { (number(f.map(|f| f.win_rate), 2)) }
                     td.n { (number(f.and_then(|f| f.standard_error), 2)) }
                     td.n { (f.map_or(0, |f| f.n_total)) }
+                    @if controlled { td.n { (number(s.length_controlled_winrate, 2)) } }
                     td.n { (number(s.length_controlled_minimal, 2)) }
                     td.n { (share(s.decided.as_ref())) }
                     td.n { (format!("{:.0}", s.mean_length)) } td.n { (format!("{:.0}", s.mean_reference_length)) }
@@ -227,7 +231,7 @@ pub fn standings(title: &str, how: &str, standings: &[Standing]) -> String {
                 }
             }
         } }
-        p.soft { "Win rate and standard error in percent, by alpaca_eval's rule. “Length-controlled (minimal)” is the win rate at the reference's length by the length term alone; it is not the leaderboard's figure. Comparisons left out have no judgment and are in no figure." }
+        p.soft { "Win rate and standard error in percent, by alpaca_eval's rule. “Length-controlled” is the leaderboard's win rate at equal lengths, “(minimal)” the same by the length term alone, for any prompts; both by alpaca_eval's rule. Comparisons left out have no judgment and are in no figure." }
     };
     shell(title, &body)
 }

@@ -329,8 +329,8 @@ fn cards(judgments: &[Judgment]) -> Markup {
             }
             select #by-sort aria-label="sort" {
                 option value="" { "in the file's order" }
-                option value="close" { "closest calls first" }
-                option value="sure" { "surest first" }
+                option value="margin" { "closest calls first" }
+                option value="-margin" { "surest first" }
             }
             input #by-text type="search" placeholder="search the text" aria-label="search";
             span #shown .soft {}

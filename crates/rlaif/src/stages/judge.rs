@@ -5,7 +5,8 @@ use std::path::Path;
 
 use rlaif_core::pairs::{Pairs, pairs};
 use rlaif_core::{
-    Candidate, Constitution, Judgment, Model, Outcome, Probability, Prompt, Rater, Revision, seed,
+    Candidate, Constitution, Judgment, Model, ModelId, Outcome, Probability, Prompt, Rater,
+    Revision, seed,
 };
 use rlaif_feedback::{Exemplar, Judge, JudgeConfig, Method, Purpose, Scorer, judge};
 
@@ -317,15 +318,26 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
 
 /// The judgment of a pair that was never asked for.
 pub(super) fn not_run(by: &Judge, pair: &Pair) -> Judgment {
+    let responses = [pair.response_a.clone(), pair.response_b.clone()];
+    unasked(&pair.id, &pair.prompt, responses, by.model.id().clone())
+}
+
+/// The same, where the pair need not have been written yet.
+pub(super) fn unasked(
+    id: &str,
+    prompt: &Prompt,
+    responses: [String; 2],
+    model: ModelId,
+) -> Judgment {
     Judgment {
         reason: NOT_REACHED.into(),
         ..Judgment::new(
-            pair.id.clone(),
-            pair.prompt.clone(),
-            [pair.response_a.clone(), pair.response_b.clone()],
+            id,
+            prompt.clone(),
+            responses,
             Outcome::NotRun,
             Probability::NONE,
-            Rater::Model(by.model.id().clone()),
+            Rater::Model(model),
         )
     }
 }

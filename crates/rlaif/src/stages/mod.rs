@@ -2,6 +2,7 @@
 //! agent; reading, keeping and resuming is the business of [`run_stage`] alone.
 
 pub mod candidates;
+pub mod contrast;
 pub mod critique;
 #[cfg(feature = "local")]
 pub mod dpo;
@@ -297,8 +298,14 @@ where
     };
     let begun = Instant::now();
     let before = census::<R>(keys().map(Ok), &log)?;
-    let (tally, stopped) =
-        stream_rows(items.iter().cloned().map(Ok), before, &mut log, &options, row).await?;
+    let (tally, stopped) = stream_rows(
+        items.iter().cloned().map(Ok),
+        before,
+        &mut log,
+        &options,
+        row,
+    )
+    .await?;
     let stopped = match stopped {
         Some(error) if !error.is_budget() => return Err(error),
         stopped => stopped,

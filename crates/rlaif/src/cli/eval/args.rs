@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use rlaif::{Error, JudgeConfig, Orders, Principles};
+use rlaif::Error;
 
 use crate::cli::args::{EndpointArgs, FilesArgs};
-use crate::cli::judging::{checked, word};
+use crate::cli::judging::{CompareArgs, QuestionArgs};
 
 #[derive(Subcommand)]
 pub enum EvalVerb {
@@ -19,7 +19,9 @@ Examples:
       --repeats 1 --attacks --out judges.json
 
 The reference is the label that the rows carry: `chosen` and `rejected`, or `preference`. Rows of
-RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well.")]
+RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well. In both
+orders, position bias cancels; with `--orders given`, `chosen` is always shown first, and agreement
+holds the bias.")]
     Judge(EvalJudgeArgs),
     /// How policies fare against a reference, by AlpacaEval's win rate.
     #[command(after_help = "\
@@ -30,7 +32,9 @@ Examples:
 
 Files in AlpacaEval's layouts: annotations (`instruction`, `output_1`, `output_2`, `generator_1`,
 `generator_2`, `preference`), what `rlaif judge` made of them, or outputs (`instruction`, `output`,
-`generator`) with those of a reference.")]
+`generator`) with those of a reference. `length_controlled_minimal` is alpaca_eval's of that name;
+the leaderboard's length-controlled win rate needs the difficulties of its prompts: `--df-gamed`,
+`df_gamed.csv` of the dataset `tatsu-lab/alpaca_eval`.")]
     Policy(EvalPolicyArgs),
     /// Which principles never decide, conflict, say the same, or ask for length.
     #[command(after_help = "\
@@ -40,36 +44,6 @@ Example:
 
 Every pair is judged under every principle: pairs × principles × orders calls.")]
     Constitution(EvalConstitutionArgs),
-}
-
-/// How pairs are judged.
-#[derive(Args, Clone)]
-pub struct JudgingArgs {
-    /// Presentation orders.
-    #[arg(long, value_parser = word::<Orders>, default_value = "both")]
-    pub orders: Orders,
-    /// `sampled` (one principle a pair, by weight), `each` (every one by itself, averaged) or `whole`
-    /// (the whole constitution in one question).
-    #[arg(long, value_parser = word::<Principles>, default_value = "sampled")]
-    pub principles: Principles,
-    /// A supplied pair template, such as `pair` or `pair_brief`, or a template file.
-    #[arg(long, value_name = "NAME", default_value = "pair")]
-    pub template: String,
-    /// A probability this near to one half is a tie.
-    #[arg(long, value_name = "X", default_value_t = 0.02)]
-    pub tie_margin: f64,
-}
-
-impl JudgingArgs {
-    pub fn config(&self) -> Result<JudgeConfig, Error> {
-        checked(JudgeConfig {
-            template: self.template.clone(),
-            principles: self.principles,
-            orders: self.orders,
-            tie_margin: self.tie_margin,
-            ..JudgeConfig::default()
-        })
-    }
 }
 
 /// Where results go, and where finished rows are kept.
@@ -127,7 +101,7 @@ pub struct EvalJudgeArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
-    pub judging: JudgingArgs,
+    pub judging: CompareArgs,
     #[command(flatten)]
     pub output: OutArgs,
     /// Judge every pair so many times again, under other seeds and the same principle.
@@ -163,6 +137,10 @@ pub struct EvalPolicyArgs {
     /// The reference's outputs, where INPUT holds outputs.
     #[arg(long, value_name = "FILE")]
     pub reference: Option<PathBuf>,
+    /// AlpacaEval's `df_gamed.csv`: adds the leaderboard's length-controlled win rate. Prompts are
+    /// numbered by the column `index`, or by their place where a policy answers all of them.
+    #[arg(long, value_name = "FILE")]
+    pub df_gamed: Option<PathBuf>,
     /// A constitution, where pairs are judged now.
     #[arg(long, value_name = "FILE")]
     pub constitution: Option<PathBuf>,
@@ -172,7 +150,7 @@ pub struct EvalPolicyArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
-    pub judging: JudgingArgs,
+    pub judging: CompareArgs,
     #[command(flatten)]
     pub output: OutArgs,
     /// What a comparison counts.
@@ -194,12 +172,8 @@ pub struct EvalConstitutionArgs {
     pub endpoint: EndpointArgs,
     #[command(flatten)]
     pub output: OutArgs,
-    /// A supplied pair template, such as `pair` or `pair_brief`, or a template file.
-    #[arg(long, value_name = "NAME", default_value = "pair")]
-    pub template: String,
-    /// A probability this near to one half is a tie.
-    #[arg(long, value_name = "X", default_value_t = 0.02)]
-    pub tie_margin: f64,
+    #[command(flatten)]
+    pub question: QuestionArgs,
     /// Pairs of a row with more than two completions: all, adjacent, best-worst, random:N.
     #[arg(long, value_name = "WHICH", default_value = "all")]
     pub pairs: String,

@@ -21,9 +21,9 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
     let mut desk = Desk::open(&files, "eval-constitution", &args.endpoint.run, global)?;
     let model = desk.model("critic", &args.critic, &args.endpoint)?;
     let config = JudgeConfig {
-        template: args.template.clone(),
+        template: args.question.template.clone(),
         principles: Principles::Sampled,
-        tie_margin: args.tie_margin,
+        tie_margin: args.question.tie_margin,
         ..JudgeConfig::default()
     };
     // A judge a principle: drawn from one, it is the one.

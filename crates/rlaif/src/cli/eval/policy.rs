@@ -1,14 +1,15 @@
 //! `rlaif eval policy`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use rlaif::evals::boards::{Count, Standing, Versus, standings, won_by_second};
+use rlaif::evals::boards::{Count, Standing, Versus, read_benchmark, standings, won_by_second};
 use rlaif::stages::judge::{self as judges, Pair};
 use rlaif::{Error, Judgment, Outcome, Prompt};
 use rlaif_core::dataset::{self, Dataset, Row};
 use rlaif_core::model::Evidence;
 use rlaif_core::seed;
+use rlaif_eval::Benchmark;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -28,6 +29,8 @@ struct Match {
     reference: String,
     output: String,
     reference_output: String,
+    /// The prompt's number in the benchmark, where one is given.
+    instruction: usize,
 }
 
 impl Match {
@@ -39,6 +42,7 @@ impl Match {
             outcome,
             length: self.output.chars().count(),
             reference_length: self.reference_output.chars().count(),
+            instruction: self.instruction,
         }
     }
 }
@@ -56,10 +60,18 @@ pub async fn policy(args: &EvalPolicyArgs, global: &Global) -> Result<u8, Error>
         note_faults(&dataset, &Bars::new());
         files.push(dataset);
     }
-    let matches = matches_of(args, &files)?;
+    let mut matches = matches_of(args, &files)?;
+    let benchmark = match &args.df_gamed {
+        Some(path) => Some(read_benchmark(path)?),
+        None => None,
+    };
+    if let Some(benchmark) = &benchmark {
+        number(&mut matches, benchmark)?;
+    }
+    let benchmark = benchmark.as_ref();
     let Some(critic) = &args.critic else {
         let (count, versus) = recorded(args, &matches)?;
-        let board = standings(&versus);
+        let board = standings(&versus, benchmark);
         finish(args, count, &board)?;
         eprintln!("{}\n-> {}", lines(&board), args.output.out.display());
         if global.json {
@@ -126,7 +138,7 @@ pub async fn policy(args: &EvalPolicyArgs, global: &Global) -> Result<u8, Error>
             )
         })
         .collect();
-    let board = standings(&versus);
+    let board = standings(&versus, benchmark);
     finish(args, name(count), &board)?;
     let (endpoint, kept) = (&args.endpoint, (&log, keys.iter().map(Ok)));
     let gate = desk.gate::<Judgment>("eval-policy", endpoint, kept, &tally, stopped);
@@ -204,6 +216,7 @@ fn matches_of<'a>(
                         reference: text(row, "generator_1").unwrap_or("reference").to_owned(),
                         output: two.to_owned(),
                         reference_output: one.to_owned(),
+                        instruction: 0,
                     },
                     row,
                 ));
@@ -230,6 +243,7 @@ fn matches_of<'a>(
                         reference: reference.clone(),
                         output: output.clone(),
                         reference_output: reference_output.clone(),
+                        instruction: 0,
                     },
                     row,
                 )),
@@ -247,6 +261,39 @@ fn matches_of<'a>(
         ));
     }
     Ok(all)
+}
+
+/// Numbers each policy's prompts as the benchmark does: by the column `index`, or by their place
+/// where a policy answers all of the benchmark's prompts, which alpaca_eval takes for granted.
+fn number(matches: &mut [(Match, &Row)], benchmark: &Benchmark) -> Result<(), Error> {
+    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut by_place = false;
+    for (m, row) in matches.iter_mut() {
+        let place = places
+            .entry((m.policy.clone(), m.reference.clone()))
+            .or_default();
+        let index = row.columns.get("index").and_then(Value::as_u64);
+        by_place |= index.is_none();
+        m.instruction = index.map_or(*place, |i| i as usize);
+        *place += 1;
+        if !benchmark.knows(m.instruction) {
+            return Err(Error::input(
+                format!(
+                    "prompt {} of {} is not in `--df-gamed`",
+                    m.instruction, m.policy
+                ),
+                "give rows the column `index`, the prompt's number in the benchmark",
+            ));
+        }
+    }
+    let all = benchmark.instructions();
+    match places.iter().find(|(_, n)| by_place && **n != all) {
+        None => Ok(()),
+        Some(((policy, _), n)) => Err(Error::input(
+            format!("{policy} answers {n} of the benchmark's {all} prompts, and which is not said"),
+            "give rows the column `index`, the prompt's number in the benchmark",
+        )),
+    }
 }
 
 fn reference_outputs(path: &Path) -> Result<HashMap<String, (String, String)>, Error> {
@@ -324,8 +371,11 @@ fn lines(board: &[Standing]) -> String {
                 0 => String::new(),
                 n => format!(", {n} left out"),
             };
+            let controlled = s.length_controlled_winrate.map_or(String::new(), |rate| {
+                format!(", length-controlled {rate:.2}")
+            });
             format!(
-                "{} against {}: win rate {:.2}{error} of {}{left}",
+                "{} against {}: win rate {:.2}{error}{controlled} of {}{left}",
                 s.policy, s.reference, f.win_rate, f.n_total
             )
         }

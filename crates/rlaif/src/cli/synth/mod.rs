@@ -1,20 +1,22 @@
 //! `rlaif synth`: prompts that the user does not have yet.
 
-use std::collections::BTreeMap;
+mod sieve;
+mod writer;
+
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use rlaif::rows::{Tally, row_key};
-use rlaif::stages::fixed;
+use rlaif::rows::Tally;
 use rlaif::{Error, Prompt};
 use rlaif_core::export::write_rows;
-use rlaif_core::rowlog::RowLog;
-use rlaif_core::{Candidate, Outcome, Sampling, seed};
-use rlaif_feedback::synth::{Method, Seen, is_refusal, items, rate, rating, request, subtopics};
-use rlaif_feedback::{CandidatesConfig, Sampler, candidate};
+use rlaif_core::{Sampling, seed};
+use rlaif_feedback::synth::{Method, items, rate, rating, request, subtopics};
+use rlaif_feedback::{CandidatesConfig, Sampler};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use self::sieve::{Counts, Sieve};
+use self::writer::Writer;
 use super::args::{EndpointArgs, FilesArgs, Global};
 use super::desk::{Desk, write_page};
 
@@ -74,6 +76,14 @@ pub struct SynthArgs {
     /// Share of word triples from which on two prompts are near-duplicates (Jaccard), in (0, 1].
     #[arg(long, value_name = "X", default_value_t = 0.7)]
     pub duplicate: f64,
+    /// A model of embeddings, `http://host:port/v1#NAME`, by which near-duplicates in other words are
+    /// found too: a call for each of your prompts and each new one.
+    #[arg(long, value_name = "MODEL")]
+    pub embeddings: Option<String>,
+    /// Cosine from which on two prompts mean the same, in (0, 1]. Models differ: see the column
+    /// `nearest` of a first run.
+    #[arg(long, value_name = "X", default_value_t = 0.9, requires = "embeddings")]
+    pub similar: f32,
     /// Ask the model for the topic and difficulty of each prompt: one more call a prompt.
     #[arg(long)]
     pub rate: bool,
@@ -93,79 +103,10 @@ struct New {
     method: &'static str,
     topic: Option<String>,
     difficulty: Option<u8>,
+    /// Cosine to the nearest of the user's prompts and of those kept before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<f32>,
     model: String,
-}
-
-/// What became of all that was written.
-#[derive(Debug, Default, Serialize)]
-struct Counts {
-    written: usize,
-    kept: usize,
-    copies_of_own: usize,
-    near_duplicates: usize,
-    refusals: usize,
-    /// Answers without a list.
-    answers_without_list: usize,
-    /// Answers that did not come, by outcome.
-    failed_answers: BTreeMap<&'static str, usize>,
-    /// Topic and difficulty asked for and not readable.
-    unrated: usize,
-}
-
-struct Writer<'a> {
-    desk: &'a Desk,
-    args: &'a SynthArgs,
-    sampler: Sampler,
-    log: RowLog,
-    total: Tally,
-    stopped: Option<Error>,
-    keys: Vec<String>,
-}
-
-impl Writer<'_> {
-    /// One answer a request; `None` where the budget ended first.
-    async fn ask(
-        &mut self,
-        stage: &str,
-        requests: Vec<(String, Prompt)>,
-    ) -> Result<Vec<Option<Candidate>>, Error> {
-        let settings = fixed(&(
-            self.sampler.model.id(),
-            &self.sampler.config.sampling,
-            self.sampler.seed,
-        ));
-        let items: Vec<(String, (String, Prompt))> = requests
-            .into_iter()
-            .map(|(id, prompt)| {
-                let key = row_key(&["synth", &settings, &id, &fixed(&prompt)]);
-                (key, (id, prompt))
-            })
-            .collect();
-        let keys: Vec<String> = items.iter().map(|(key, _)| key.clone()).collect();
-        if self.stopped.is_none() {
-            let sampler = &self.sampler;
-            let (tally, stopped) = self
-                .desk
-                .ask(
-                    stage,
-                    &self.args.endpoint,
-                    &mut self.log,
-                    items,
-                    |(id, prompt): (String, Prompt)| async move {
-                        candidate(sampler, &id, 0, &prompt).await
-                    },
-                )
-                .await?;
-            self.total.add(&tally);
-            self.stopped = stopped;
-        }
-        let mut found = Vec::with_capacity(keys.len());
-        for key in &keys {
-            found.push(self.log.get(key)?);
-        }
-        self.keys.extend(keys);
-        Ok(found)
-    }
 }
 
 fn check(args: &SynthArgs) -> Result<(), Error> {
@@ -180,6 +121,12 @@ fn check(args: &SynthArgs) -> Result<(), Error> {
         return wrong(
             &format!("`--duplicate` must be in (0, 1], got `{}`", args.duplicate),
             "the default is 0.7; 1 drops equal texts only",
+        );
+    }
+    if !(args.similar > 0.0 && args.similar <= 1.0) {
+        return wrong(
+            &format!("`--similar` must be in (0, 1], got `{}`", args.similar),
+            "the default is 0.9",
         );
     }
     if (args.method == MethodArg::Topics) == args.topics.is_empty() {
@@ -205,6 +152,10 @@ pub async fn synth(args: &SynthArgs, global: &Global) -> Result<u8, Error> {
     let mut desk = Desk::open(&files, "synth", &args.endpoint.run, global)?;
     let model = desk.model("policy", &args.policy, &args.endpoint)?;
     let name = model.id().to_string();
+    let embedder = match &args.embeddings {
+        Some(url) => Some(desk.embedder("embeddings", url, &args.endpoint)?),
+        None => None,
+    };
     let sampler = Sampler {
         model,
         config: CandidatesConfig {
@@ -227,13 +178,18 @@ pub async fn synth(args: &SynthArgs, global: &Global) -> Result<u8, Error> {
         desk: &desk,
         args,
         sampler,
+        embedder,
         total: Tally::default(),
         stopped: None,
         keys: Vec::new(),
+        vector_keys: Vec::new(),
     };
-    let topics = leaves(&mut writer).await?;
     let mut counts = Counts::default();
-    let mut sieve = Sieve::new(&own, args.duplicate);
+    let mut sieve = Sieve::new(&own, args.duplicate, args.similar);
+    for vector in writer.embed(&own).await?.into_iter().flatten() {
+        sieve.own_meaning(&vector);
+    }
+    let topics = leaves(&mut writer).await?;
     let mut kept: Vec<New> = Vec::new();
     // Requests depend on their number alone, never on what came before: a stopped run goes on with
     // the same ones. What is thrown away is asked for again, up to three times as much as wanted.
@@ -251,23 +207,35 @@ pub async fn synth(args: &SynthArgs, global: &Global) -> Result<u8, Error> {
             })
             .collect();
         let answers = writer.ask("synth", requests).await?;
+        let mut through = Vec::new();
         for (call, answer) in (asked..until).zip(answers) {
-            let topic = topic_of(&topics, call);
-            for (i, text) in sieve
-                .sift(answer.as_ref(), &mut counts)
-                .into_iter()
-                .enumerate()
-            {
-                if kept.len() < args.n {
-                    kept.push(New {
-                        id: format!("synth-{call}-{i}"),
-                        prompt: text,
-                        method: method_name(args.method),
-                        topic: topic.cloned(),
-                        difficulty: None,
-                        model: name.clone(),
-                    });
+            let new = sieve.by_words(answer.as_ref(), &mut counts);
+            through.extend(new.into_iter().enumerate().map(|(i, text)| (call, i, text)));
+        }
+        let texts: Vec<String> = through.iter().map(|(_, _, text)| text.clone()).collect();
+        let vectors = writer.embed(&texts).await?;
+        for ((call, i, text), vector) in through.into_iter().zip(vectors) {
+            let nearest = match (&writer.embedder, vector) {
+                (None, _) => None,
+                (Some(_), None) => {
+                    counts.not_compared += 1;
+                    continue;
                 }
+                (Some(_), Some(vector)) => match sieve.by_meaning(&vector, &mut counts) {
+                    Some(nearest) => nearest,
+                    None => continue,
+                },
+            };
+            if kept.len() < args.n {
+                kept.push(New {
+                    id: format!("synth-{call}-{i}"),
+                    prompt: text,
+                    method: method_name(args.method),
+                    topic: topic_of(&topics, call).cloned(),
+                    difficulty: None,
+                    nearest,
+                    model: name.clone(),
+                });
             }
         }
         asked = until;
@@ -352,56 +320,6 @@ fn one_request(
     request(method, &examples, topic, args.per_call)
 }
 
-/// What lets through a prompt that is new.
-struct Sieve {
-    own: Seen,
-    new: Seen,
-}
-
-impl Sieve {
-    fn new(own: &[String], threshold: f64) -> Self {
-        let mut seen = Seen::new(threshold);
-        for prompt in own {
-            seen.insert(prompt);
-        }
-        Sieve {
-            own: seen,
-            new: Seen::new(threshold),
-        }
-    }
-
-    fn sift(&mut self, answer: Option<&Candidate>, counts: &mut Counts) -> Vec<String> {
-        let outcome = answer.map_or(Outcome::NotRun, |a| a.outcome);
-        let Some(answer) = answer.filter(|_| outcome == Outcome::Decided) else {
-            *counts.failed_answers.entry(outcome.as_str()).or_default() += 1;
-            return Vec::new();
-        };
-        let list = items(&answer.completion);
-        if list.is_empty() {
-            if is_refusal(&answer.completion) {
-                counts.refusals += 1;
-            } else {
-                counts.answers_without_list += 1;
-            }
-        }
-        let mut through = Vec::new();
-        for text in list {
-            counts.written += 1;
-            if is_refusal(&text) {
-                counts.refusals += 1;
-            } else if self.own.find(&text).is_some() {
-                counts.copies_of_own += 1;
-            } else if self.new.find(&text).is_some() {
-                counts.near_duplicates += 1;
-            } else {
-                self.new.insert(&text);
-                through.push(text);
-            }
-        }
-        through
-    }
-}
-
 /// What is left to say once the files are written.
 struct Ending {
     out: PathBuf,
@@ -426,7 +344,7 @@ impl Ending {
 
 fn end(
     args: &SynthArgs,
-    writer: Writer<'_>,
+    mut writer: Writer<'_>,
     kept: &[New],
     counts: &Counts,
     own_words: &[usize],
@@ -440,6 +358,7 @@ fn end(
             topic: new.topic.as_deref(),
             difficulty: new.difficulty,
             words: rlaif_eval::words(&new.prompt),
+            nearest: new.nearest,
         })
         .collect();
     let mut table: Vec<(String, usize)> = vec![
@@ -450,6 +369,19 @@ fn end(
         ("refusals".into(), counts.refusals),
         ("answers without a list".into(), counts.answers_without_list),
     ];
+    if writer.embedder.is_some() {
+        table.extend([
+            (
+                "copies of your own in other words".into(),
+                counts.copies_of_own_in_meaning,
+            ),
+            (
+                "repeated in other words".into(),
+                counts.duplicates_in_meaning,
+            ),
+            ("not compared".into(), counts.not_compared),
+        ]);
+    }
     table.extend(
         counts
             .failed_answers
@@ -459,13 +391,8 @@ fn end(
     let title = format!("New prompts after {}", args.input.display());
     let page = rlaif::report::synth::page(&title, &prompts, &table, own_words);
     write_page(&args.out, args.report.as_deref(), &page)?;
-    let gate = writer.desk.gate::<Candidate>(
-        "synth",
-        &args.endpoint,
-        (&writer.log, writer.keys.iter().map(Ok)),
-        &writer.total,
-        writer.stopped,
-    );
+    let gate = writer.gate();
+    let writer_embeds = writer.embedder.is_some();
     writer.desk.close(writer.log, &writer.total)?;
     let mut words = format!(
         "{} of {} wanted; of {} written, {} copy your own, {} repeat another, {} refuse",
@@ -476,6 +403,12 @@ fn end(
         counts.near_duplicates,
         counts.refusals
     );
+    if writer_embeds {
+        words.push_str(&format!(
+            "; in other words {} copy your own and {} repeat another",
+            counts.copies_of_own_in_meaning, counts.duplicates_in_meaning
+        ));
+    }
     if counts.answers_without_list > 0 {
         words.push_str(&format!(
             "; {} answers hold no list of prompts (`rlaif calls` shows them)",

@@ -1,0 +1,195 @@
+//! `rlaif rate`: every completion of every row, scored by itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use rlaif::error::Error;
+use rlaif::rows::Ended;
+use rlaif::stages::{fixed, judge as judges};
+use rlaif::{JudgeConfig, Method, Outcome, Principles};
+use rlaif_core::dataset::Row;
+use rlaif_core::{Cost, Model, Rating};
+use rlaif_feedback::{Scorer, ratings};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{WritingArgs, checked, word};
+use crate::cli::args::{EndpointArgs, FilesArgs, Global};
+use crate::cli::desk::{Desk, Work};
+use crate::cli::loose::{not_run, rater_name, with_columns};
+
+#[derive(Args)]
+pub struct RateArgs {
+    #[command(flatten)]
+    pub files: FilesArgs,
+    /// The judge: `http://host:port/v1#NAME`, or a model's folder.
+    #[arg(long, visible_alias = "judge", value_name = "MODEL")]
+    pub critic: String,
+    #[command(flatten)]
+    pub endpoint: EndpointArgs,
+    /// score (1 to 10 by probability, direct RLAIF), lee_direct, zheng_single, prometheus_single,
+    /// ultrafeedback (1 to 5 with a rationale), or a template file.
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub template: String,
+    /// `whole` (one score by the whole constitution), `each` (a score by every principle) or
+    /// `sampled`. With the supplied constitution `ultrafeedback.toml` the principles are
+    /// UltraFeedback's aspects.
+    #[arg(long, value_parser = word::<Principles>, default_value = "whole")]
+    pub principles: Principles,
+    #[command(flatten)]
+    pub writing: WritingArgs,
+    /// Most characters of prompt and response together.
+    #[arg(long, value_name = "N")]
+    pub max_input_chars: Option<usize>,
+}
+
+/// The scores of a row's completions, by principle and completion.
+#[derive(Serialize, Deserialize)]
+struct RatedRow {
+    ratings: Vec<Vec<Rating>>,
+}
+
+impl Ended for RatedRow {
+    /// Decided where every completion has every score; else how the first without one ended.
+    fn outcome(&self) -> Outcome {
+        let mut outcomes = self.ratings.iter().flatten().map(|r| r.outcome);
+        outcomes
+            .find(|o| *o != Outcome::Decided)
+            .unwrap_or(Outcome::Decided)
+    }
+
+    fn error(&self) -> Option<String> {
+        self.ratings.iter().flatten().find_map(|r| r.error.clone())
+    }
+
+    fn cost(&self) -> Cost {
+        Cost::sum(self.ratings.iter().flatten().map(|r| r.cost))
+    }
+}
+
+/// The columns of a rated row: distilabel's `generations`, `ratings`, `rationales`; and the same by
+/// principle, where there are several.
+fn columns(completions: &[String], rated: &RatedRow, judge: &Model) -> Value {
+    let of = |rating: &Rating| json!(rating.score);
+    // `ratings` are means over the principles, and null where any of them is missing: a response
+    // is never rated by fewer aspects than its neighbor.
+    let mean = |of_completion: &Vec<Rating>| -> Option<f64> {
+        let scores: Option<Vec<f64>> = of_completion.iter().map(|r| r.score).collect();
+        scores.map(|s| s.iter().sum::<f64>() / s.len().max(1) as f64)
+    };
+    let reasons = |of_completion: &Vec<Rating>| -> Option<String> {
+        let said: Vec<&str> = of_completion.iter().map(|r| r.reason.trim()).collect();
+        let said = said.join("\n").trim().to_owned();
+        (!said.is_empty()).then_some(said)
+    };
+    let mut aspects = Map::new();
+    for rating in rated.ratings.iter().flatten() {
+        let Some(principle) = &rating.principle else {
+            continue;
+        };
+        let entry = aspects
+            .entry(principle.clone())
+            .or_insert_with(|| json!({"ratings": [], "rationales": []}));
+        for (key, value) in [
+            ("ratings", of(rating)),
+            ("rationales", json!(rating.reason)),
+        ] {
+            if let Some(Value::Array(list)) = entry.get_mut(key) {
+                list.push(value);
+            }
+        }
+    }
+    json!({
+        "generations": completions,
+        "ratings": rated.ratings.iter().map(mean).collect::<Vec<_>>(),
+        "rationales": rated.ratings.iter().map(reasons).collect::<Vec<_>>(),
+        "aspects": aspects,
+        "distributions": rated.ratings.iter().map(|r| r.iter().map(|r| &r.distribution).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "outcomes": rated.ratings.iter().map(|r| r.iter().map(|r| r.outcome).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "raw": rated.ratings.iter().map(|r| r.iter().map(|r| &r.raw).collect::<Vec<_>>()).collect::<Vec<_>>(),
+        "outcome": rated.outcome(), "error": rated.error(),
+        "model_name": judge.id(),
+        "judge": rated.ratings.iter().flatten().next().map(|r| rater_name(&r.rater)),
+    })
+}
+
+/// `rlaif rate`: scores every completion of every row.
+pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
+    let mut desk = Desk::open(&args.files, "rate", &args.endpoint.run, global)?;
+    let model = desk.model("critic", &args.critic, &args.endpoint)?;
+    let config = checked(JudgeConfig {
+        method: Method::Score,
+        score_template: args.template.clone(),
+        principles: args.principles,
+        max_input_chars: args.max_input_chars,
+        ..args.writing.over(JudgeConfig::default())
+    })?;
+    let scorer = judges::scorer_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
+    let settings = judges::scorer_settings(&scorer);
+    let scorer: &Scorer = &scorer;
+    let (tally, gate) = desk
+        .work(
+            Work {
+                verb: "rate",
+                files: &args.files,
+                endpoint: &args.endpoint,
+                wanted: "a completion to score",
+            },
+            || {
+                let rows = desk.input.rows()?;
+                let some = |row: &Result<Arc<Row>, Error>| {
+                    row.as_ref().map_or(true, |row| !row.completions.is_empty())
+                };
+                Ok(rows.filter(some).map(|row| {
+                    let row = row?;
+                    let prompt = fixed(&row.prompt);
+                    let mut parts = vec!["rate", &settings, &row.id, &prompt];
+                    parts.extend(row.completions.iter().map(String::as_str));
+                    Ok((rlaif::rows::row_key(&parts), row))
+                }))
+            },
+            |row: Arc<Row>| async move {
+                let row = &*row;
+                let asked = row
+                    .completions
+                    .iter()
+                    .enumerate()
+                    .map(|(i, text)| async move {
+                        let id = match row.completions.len() {
+                            1 => row.id.clone(),
+                            _ => format!("{}/{i}", row.id),
+                        };
+                        ratings(scorer, &id, &row.prompt, text).await
+                    });
+                let mut rated = Vec::with_capacity(row.completions.len());
+                for of_completion in futures::future::join_all(asked).await {
+                    rated.push(of_completion?);
+                }
+                Ok(RatedRow { ratings: rated })
+            },
+            |row, rated: Option<RatedRow>| match rated {
+                Some(rated) => {
+                    let mut added = columns(&row.completions, &rated, &scorer.model);
+                    if let (false, Some(map)) = (
+                        row.columns.contains_key("instruction"),
+                        added.as_object_mut(),
+                    ) {
+                        map.insert("instruction".into(), row.prompt.to_text().into());
+                    }
+                    with_columns(&row.columns, &row.prompt, added)
+                }
+                None => not_run(row, json!({"rlaif_id": row.id})),
+            },
+            [],
+        )
+        .await?;
+    let words = format!(
+        "{} of {} rows scored from {} to {}",
+        tally.count(Outcome::Decided),
+        tally.rows,
+        scorer.scale().from,
+        scorer.scale().to
+    );
+    desk.end(global, &args.files.out, &tally, gate, Map::new(), &words)
+}
