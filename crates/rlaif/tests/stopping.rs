@@ -348,8 +348,16 @@ async fn totals_are_those_of_the_calls_that_were_asked_for() {
     let output = done(rlaif(at, &judge(&url, &["--run", "run"]))).await;
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let critique: Vec<&str> = vec![
-        "critique", "pairs.jsonl", "--constitution", "polite.toml", "--critic", &url, "--out",
-        "critiques.jsonl", "--run", "run",
+        "critique",
+        "pairs.jsonl",
+        "--constitution",
+        "polite.toml",
+        "--critic",
+        &url,
+        "--out",
+        "critiques.jsonl",
+        "--run",
+        "run",
     ];
     let output = done(rlaif(at, &critique)).await;
     // What the stand-in writes is no critique that can be read; it was answered all the same.

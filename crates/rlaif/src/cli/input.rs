@@ -172,7 +172,11 @@ impl Iterator for Reading<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.input.limit.is_some_and(|limit| self.counts.rows == limit) {
+            if self
+                .input
+                .limit
+                .is_some_and(|limit| self.counts.rows == limit)
+            {
                 self.end();
             }
             match self.reader.as_mut()?.next() {

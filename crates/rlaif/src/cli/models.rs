@@ -11,8 +11,8 @@ use rlaif::recipe::{ModelSource, ModelUse};
 use rlaif::rows::Width;
 use rlaif::{Error, Model, Recipe};
 use rlaif_client::{
-    Account, Api, Budget, Endpoint, EndpointConfig, Halt, Journal, JournalError, Ledger, Limits, Now,
-    Prices, Replica, Stats,
+    Account, Api, Budget, Endpoint, EndpointConfig, Halt, Journal, JournalError, Ledger, Limits,
+    Now, Prices, Replica, Stats,
 };
 
 use super::args::{EndpointArgs, RunLimits};

@@ -295,8 +295,14 @@ where
         stop: spec.stop,
     };
     let before = census::<R>(keys().map(Ok), &log)?;
-    let (tally, stopped) =
-        stream_rows(items.iter().cloned().map(Ok), before, &mut log, &options, row).await?;
+    let (tally, stopped) = stream_rows(
+        items.iter().cloned().map(Ok),
+        before,
+        &mut log,
+        &options,
+        row,
+    )
+    .await?;
     let stopped = match stopped {
         Some(error) if !error.is_budget() => return Err(error),
         stopped => stopped,
