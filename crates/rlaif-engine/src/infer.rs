@@ -439,7 +439,14 @@ impl Inference {
                     unsafe { out.slice(at, hd) }
                 };
                 let positions = |j: usize| task.position + j / group + 1;
-                attend(&view, kv, task.rows * group, &query, &positions, &target);
+                // What the next task reads is fetched while this one works.
+                let (after, next_kv) = ((t + 1) / c.kv_heads, (t + 1) % c.kv_heads);
+                let next = tasks.get(after).map(|next| Next {
+                    view: store.view(&*work[next.sequence].sequence, layer, hd),
+                    head: next_kv,
+                });
+                let count = task.rows * group;
+                attend(&view, kv, count, &query, &positions, &target, next.as_ref());
             });
             block.o.apply(crew, attended, x, true);
             norm_rows(crew, x, &block.post_norm, c.norm_eps, normed);
@@ -569,6 +576,20 @@ impl View<'_> {
     }
 }
 
+/// Whose keys and values come after these.
+struct Next<'a> {
+    view: View<'a>,
+    head: usize,
+}
+
+impl Next<'_> {
+    /// Keys (0) or values (1) of the page at the same place in the sequence.
+    fn page(&self, i: usize, which: usize) -> Option<&[f32]> {
+        let page = self.view.pages.get(i)?;
+        Some(self.view.read(*page, self.head, which))
+    }
+}
+
 /// Causal attention of `count` queries to one head of keys: for each all scores, softmax, weighted
 /// sum, each in order of position. Positions seen do not fall from one query to the next.
 fn attend<'a>(
@@ -578,28 +599,37 @@ fn attend<'a>(
     query: &dyn Fn(usize) -> &'a [f32],
     positions: &dyn Fn(usize) -> usize,
     target: &dyn Fn(usize) -> &'a mut [f32],
+    next: Option<&Next<'_>>,
 ) {
     let pages = positions(count - 1).div_ceil(PAGE);
     let mut scores = vec![0.0; QUERIES.min(count) * pages * PAGE];
     for from in (0..count).step_by(QUERIES) {
+        let next = next.filter(|_| from + QUERIES >= count);
+        let io = (query, positions, target);
         match count - from {
-            1 => attend_some::<1>(view, head, from, query, positions, target, &mut scores),
-            2 => attend_some::<2>(view, head, from, query, positions, target, &mut scores),
-            3 => attend_some::<3>(view, head, from, query, positions, target, &mut scores),
-            _ => attend_some::<QUERIES>(view, head, from, query, positions, target, &mut scores),
+            1 => attend_some::<1>(view, head, from, io, &mut scores, next),
+            2 => attend_some::<2>(view, head, from, io, &mut scores, next),
+            3 => attend_some::<3>(view, head, from, io, &mut scores, next),
+            _ => attend_some::<QUERIES>(view, head, from, io, &mut scores, next),
         }
     }
 }
+
+/// Queries, positions they see and places of their results, by number.
+type Io<'f, 'a> = (
+    &'f dyn Fn(usize) -> &'a [f32],
+    &'f dyn Fn(usize) -> usize,
+    &'f dyn Fn(usize) -> &'a mut [f32],
+);
 
 /// [`attend`] for `N` queries that read keys and values together. Each has the bits that it has alone.
 fn attend_some<'a, const N: usize>(
     view: &View<'_>,
     head: usize,
     from: usize,
-    query: &dyn Fn(usize) -> &'a [f32],
-    positions: &dyn Fn(usize) -> usize,
-    target: &dyn Fn(usize) -> &'a mut [f32],
+    (query, positions, target): Io<'_, 'a>,
     scores: &mut [f32],
+    next: Option<&Next<'_>>,
 ) {
     let q: [&[f32]; N] = std::array::from_fn(|j| query(from + j));
     let mut out: [&mut [f32]; N] = std::array::from_fn(|j| target(from + j));
@@ -608,11 +638,7 @@ fn attend_some<'a, const N: usize>(
     let stride = pages.len() * PAGE;
     let root = 1.0 / (view.head_dim as f32).sqrt();
     for (i, page) in pages.iter().enumerate() {
-        // What is read next is fetched meanwhile: the next page's keys, after the last the values.
-        let ahead = match pages.get(i + 1) {
-            Some(next) => view.read(*next, head, 0),
-            None => view.read(pages[0], head, 1),
-        };
+        let ahead = next.and_then(|n| n.page(i, 0)).unwrap_or(&[]);
         let keys = view.read(*page, head, 0);
         page_scores::<N>(keys, q, root, &mut scores[i * PAGE..], stride, ahead);
     }
@@ -626,8 +652,8 @@ fn attend_some<'a, const N: usize>(
     // Pages that all of them see whole, then what each sees of the rest.
     let whole = seen[0] / PAGE;
     for (i, page) in pages[..whole].iter().enumerate() {
-        let next = pages.get(i + 1).unwrap_or(page);
-        let (values, ahead) = (view.read(*page, head, 1), view.read(*next, head, 1));
+        let values = view.read(*page, head, 1);
+        let ahead = next.and_then(|n| n.page(i, 1)).unwrap_or(&[]);
         page_values::<N>(values, &scores[i * PAGE..], stride, &mut out, ahead);
     }
     for (j, out) in out.iter_mut().enumerate() {
@@ -642,10 +668,12 @@ multiversion! {
     /// scores[j · stride + t] = root · Σᵢ q[j][i] keys[i][t], for the sixteen positions of a page.
     pub(crate) fn page_scores<const N: usize>(keys: &[f32], q: [&[f32]; N], root: f32, scores: &mut [f32], stride: usize, ahead: &[f32]) {
         let mut sum = [[0.0f32; PAGE]; N];
-        let (keys, ahead) = (keys.as_chunks::<PAGE>().0, ahead.as_chunks::<PAGE>().0);
+        let keys = keys.as_chunks::<PAGE>().0;
         let q = q.map(|q| &q[..keys.len()]);
-        for (i, (k, next)) in keys.iter().zip(ahead).enumerate() {
-            prefetch(next);
+        for line in ahead.as_chunks::<16>().0 {
+            prefetch(line);
+        }
+        for (i, k) in keys.iter().enumerate() {
             for j in 0..N {
                 let q = q[j][i];
                 for t in 0..PAGE {
@@ -666,6 +694,9 @@ multiversion! {
     pub(crate) fn page_values<const N: usize>(values: &[f32], p: &[f32], stride: usize, out: &mut [&mut [f32]; N], ahead: &[f32]) {
         let hd = values.len() / PAGE;
         let chunks = hd / 16;
+        for line in ahead.as_chunks::<16>().0 {
+            prefetch(line);
+        }
         let p: [&[f32]; N] = std::array::from_fn(|j| &p[j * stride..j * stride + PAGE]);
         for c in (0..chunks * 16).step_by(16) {
             // Sixteen columns stay in a register over the page's positions, which are added in order.
@@ -673,9 +704,7 @@ multiversion! {
             for j in 0..N {
                 sum[j].copy_from_slice(&out[j][c..c + 16]);
             }
-            let rows = values[c..].chunks(hd).zip(ahead[c..].chunks(hd));
-            for (t, (v, next)) in rows.enumerate().take(PAGE) {
-                prefetch(next);
+            for (t, v) in values[c..].chunks(hd).enumerate().take(PAGE) {
                 if let Some(v) = v.first_chunk::<16>() {
                     for j in 0..N {
                         let p = p[j][t];

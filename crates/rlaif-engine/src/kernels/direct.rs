@@ -229,7 +229,11 @@ impl Weight<'_> {
             }
             Weight::Back(w) => {
                 for (term, to) in terms.zip(to.chunks_exact_mut(PANEL)) {
-                    to[..width].copy_from_slice(&w[term * n + column..][..width]);
+                    let w = &w[term * n + column..];
+                    match (to.first_chunk_mut::<PANEL>(), w.first_chunk::<PANEL>()) {
+                        (Some(to), Some(w)) if width == PANEL => *to = *w,
+                        _ => to[..width].copy_from_slice(&w[..width]),
+                    }
                 }
             }
         }
@@ -328,13 +332,23 @@ pub(crate) fn gradient(dy: &[f32], x: &[f32], inputs: usize, dw: &mut [f32], alp
                 for t in 0..k {
                     let dy = &dy[(from + t) * outputs + first..][..m];
                     for (s, dy) in dy.chunks(STRIP).enumerate() {
-                        slabs[(s * TOKENS + t) * STRIP..][..dy.len()].copy_from_slice(dy);
+                        let to = &mut slabs[(s * TOKENS + t) * STRIP..][..STRIP];
+                        // A length that the compiler knows needs no call.
+                        match (to.first_chunk_mut::<STRIP>(), dy.first_chunk::<STRIP>()) {
+                            (Some(to), Some(dy)) => *to = *dy,
+                            (Some(to), None) => to[..dy.len()].copy_from_slice(dy),
+                            (None, _) => {}
+                        }
                     }
                 }
                 for column in (0..inputs).step_by(PANEL) {
                     let width = narrow(inputs - column);
                     for (t, to) in panel.chunks_exact_mut(PANEL).take(k).enumerate() {
-                        to[..width].copy_from_slice(&x[(from + t) * inputs + column..][..width]);
+                        let x = &x[(from + t) * inputs + column..];
+                        match (to.first_chunk_mut::<PANEL>(), x.first_chunk::<PANEL>()) {
+                            (Some(to), Some(x)) if width == PANEL => *to = *x,
+                            _ => to[..width].copy_from_slice(&x[..width]),
+                        }
                     }
                     for s in 0..strips {
                         let part = Product {

@@ -79,14 +79,14 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
-/// Brings the line that a slice begins in nearer.
+/// Brings the line that a slice begins in into the second-level cache.
 #[inline(always)]
 pub(crate) fn prefetch(at: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing and never faults.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast());
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.as_ptr().cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
