@@ -1,13 +1,15 @@
 //! Rotary position embedding, in the half-split layout of Hugging Face checkpoints.
 
 use crate::config::{LlamaConfig, RopeScaling};
+use crate::kernels::multiversion;
 
 /// Cosines and sines of every position and frequency.
 #[derive(Clone, Debug)]
 pub(crate) struct Rope {
     half: usize,
-    /// `[position][half]` pairs.
-    table: Vec<(f32, f32)>,
+    /// `[position][half]`.
+    cos: Vec<f32>,
+    sin: Vec<f32>,
 }
 
 /// Rotations per position, length `head_dim / 2`, scaled as the configuration says (Llama 3.1's
@@ -45,33 +47,41 @@ impl Rope {
     /// Tables for the first `positions` positions.
     pub(crate) fn new(c: &LlamaConfig, positions: usize) -> Self {
         let freqs = frequencies(c);
-        let table = (0..positions)
+        let (cos, sin) = (0..positions)
             .flat_map(|p| {
                 freqs.iter().map(move |f| {
                     let angle = p as f32 * f;
                     (angle.cos(), angle.sin())
                 })
             })
-            .collect();
+            .unzip();
         Rope {
             half: freqs.len(),
-            table,
+            cos,
+            sin,
         }
     }
 
     /// Positions in the table.
     pub(crate) fn positions(&self) -> usize {
-        self.table.len() / self.half
+        self.cos.len() / self.half
     }
 
     /// Rotates each head of `x` (heads × head_dim) to `position`; with `back`, the other way, which
     /// is the gradient.
     pub(crate) fn rotate(&self, x: &mut [f32], position: usize, back: bool) {
-        let row = &self.table[position * self.half..(position + 1) * self.half];
-        let sign = if back { -1.0 } else { 1.0 };
-        for head in x.chunks_exact_mut(2 * self.half) {
-            let (a, b) = head.split_at_mut(self.half);
-            for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(row) {
+        let row = position * self.half..(position + 1) * self.half;
+        let (cos, sin) = (&self.cos[row.clone()], &self.sin[row]);
+        turn(x, cos, sin, if back { -1.0 } else { 1.0 });
+    }
+}
+
+multiversion! {
+    /// Turns each head's pairs (i, i + half) by the angles, times `sign`.
+    pub(crate) fn turn(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        for head in x.chunks_exact_mut(2 * cos.len()) {
+            let (a, b) = head.split_at_mut(cos.len());
+            for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
                 let sin = sign * sin;
                 let (u, v) = (*a, *b);
                 *a = u * cos - v * sin;

@@ -76,6 +76,15 @@ multiversion! {
 }
 
 multiversion! {
+    /// x *= by.
+    pub(crate) fn scale(x: &mut [f32], by: f32) {
+        for v in x.iter_mut() {
+            *v *= by;
+        }
+    }
+}
+
+multiversion! {
     /// out = gate · σ(gate) · up.
     pub(crate) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
         for ((o, g), u) in out.iter_mut().zip(gate).zip(up) {

@@ -5,11 +5,16 @@
 //! columns only. A sum of products runs over its length in order, one fused multiply-add each, so
 //! that 16, 8 or 1 columns at a time give the same bits too.
 
+mod buffer;
+mod crew;
+pub(crate) mod direct;
 mod elementwise;
 mod packed;
 
-pub(crate) use elementwise::{add_assign, exp, exp_sum, max_of, rms, rms_norm, silu_mul};
-pub(crate) use packed::Packed;
+pub(crate) use buffer::Buffer;
+pub(crate) use crew::Crew;
+pub(crate) use elementwise::{add_assign, exp, exp_sum, max_of, rms, rms_norm, scale, silu_mul};
+pub(crate) use packed::{Packed, Source};
 
 use std::sync::OnceLock;
 
@@ -49,30 +54,43 @@ pub(crate) fn isa() -> Isa {
 
 /// Compiles one body for each instruction set and calls the best that the machine has.
 macro_rules! multiversion {
-    ($(#[$doc:meta])* pub(crate) fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$doc:meta])* pub(crate) fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
-        pub(crate) fn $name($($arg: $ty),*) $(-> $ret)? {
+        pub(crate) fn $name $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-            fn v4($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            fn v4 $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? { body $(::<$n>)? ($($arg),*) }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn v3($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+            fn v3 $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? { body $(::<$n>)? ($($arg),*) }
             match $crate::kernels::isa() {
                 // SAFETY: `isa` found the instructions on this machine.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernels::Isa::V4 => unsafe { v4($($arg),*) },
+                $crate::kernels::Isa::V4 => unsafe { v4 $(::<$n>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernels::Isa::V3 => unsafe { v3($($arg),*) },
-                _ => body($($arg),*),
+                $crate::kernels::Isa::V3 => unsafe { v3 $(::<$n>)? ($($arg),*) },
+                _ => body $(::<$n>)? ($($arg),*),
             }
         }
     };
 }
 pub(crate) use multiversion;
+
+/// Brings the line that a slice begins in into the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch(at: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.as_ptr().cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
 
 /// A pointer that several tasks write through, each to cells of its own.
 #[derive(Clone, Copy)]
@@ -91,5 +109,23 @@ impl Shared {
     pub(crate) unsafe fn slice(&self, at: usize, len: usize) -> &mut [f32] {
         // SAFETY: promised by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+
+    /// Where cell `at` is.
+    ///
+    /// # Safety
+    /// In bounds.
+    pub(crate) unsafe fn at(&self, at: usize) -> *mut f32 {
+        // SAFETY: promised by the caller.
+        unsafe { self.0.add(at) }
+    }
+
+    /// The cells `at..at + len`, to read.
+    ///
+    /// # Safety
+    /// In bounds, and nobody writes them while the slice lives.
+    pub(crate) unsafe fn read(&self, at: usize, len: usize) -> &[f32] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts(self.0.add(at), len) }
     }
 }

@@ -4,48 +4,86 @@
 //! is one lane that runs over `k` in order: no horizontal sum, and the same bits for any number of
 //! rows. Few rows read several panels at a time, which hides the latency of the multiply-add.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
-use super::{Isa, Shared, isa};
+use super::{Buffer, Crew, Isa, Shared, isa};
 
 const PANEL: usize = 32;
 /// Rows handled between two passes over the weights: small enough that their activations stay in
 /// the second-level cache.
 const ROWS: usize = 96;
 
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line([f32; 16]);
-
 /// A weight matrix (out × in) in panels of 32 outputs.
+#[derive(Clone)]
 pub(crate) struct Packed {
     outputs: usize,
     inputs: usize,
-    lines: Vec<Line>,
+    /// Shared with the model's other matrices, so that they lie in large pages together.
+    buffer: Arc<Buffer>,
+    at: usize,
+}
+
+/// Row-major matrices with the same number of inputs, one under the other.
+pub(crate) struct Source<'a> {
+    pub inputs: usize,
+    pub parts: Vec<&'a [f32]>,
+}
+
+impl Source<'_> {
+    fn outputs(&self) -> usize {
+        self.parts.iter().map(|p| p.len() / self.inputs).sum()
+    }
+
+    fn packed_len(&self) -> usize {
+        self.outputs().div_ceil(PANEL) * PANEL * self.inputs
+    }
 }
 
 impl Packed {
-    /// Packs row-major matrices with the same number of inputs, one under the other.
-    pub(crate) fn new(inputs: usize, parts: &[&[f32]]) -> Self {
-        let outputs: usize = parts.iter().map(|p| p.len() / inputs).sum();
-        let panels = outputs.div_ceil(PANEL);
-        let rows: Vec<&[f32]> = parts.iter().flat_map(|p| p.chunks_exact(inputs)).collect();
-        let mut lines = vec![Line([0.0; 16]); panels * inputs * 2];
-        lines
-            .par_chunks_mut(inputs * 2)
-            .enumerate()
-            .for_each(|(p, panel)| {
-                for (column, row) in rows.iter().skip(p * PANEL).take(PANEL).enumerate() {
-                    for (k, w) in row.iter().enumerate() {
-                        panel[k * 2 + column / 16].0[column % 16] = *w;
+    /// Packs matrices, results in their order.
+    pub(crate) fn all(sources: &[Source<'_>]) -> Vec<Self> {
+        let mut buffer = Buffer::zeros(sources.iter().map(Source::packed_len).sum());
+        let mut rest = &mut *buffer;
+        for s in sources {
+            let rows: Vec<&[f32]> = s
+                .parts
+                .iter()
+                .flat_map(|p| p.chunks_exact(s.inputs))
+                .collect();
+            let (own, others) = rest.split_at_mut(s.packed_len());
+            rest = others;
+            own.par_chunks_mut(s.inputs * PANEL)
+                .zip(rows.par_chunks(PANEL))
+                .for_each(|(panel, rows)| {
+                    // Sixteen lines of the panel at a time stay in the nearest cache.
+                    for (block, lines) in panel.chunks_mut(16 * PANEL).enumerate() {
+                        let terms = block * 16..block * 16 + lines.len() / PANEL;
+                        for (column, row) in rows.iter().enumerate() {
+                            for (line, w) in lines.chunks_exact_mut(PANEL).zip(&row[terms.clone()])
+                            {
+                                line[column] = *w;
+                            }
+                        }
                     }
-                }
-            });
-        Packed {
-            outputs,
-            inputs,
-            lines,
+                });
         }
+        let buffer = Arc::new(buffer);
+        let mut at = 0;
+        sources
+            .iter()
+            .map(|s| {
+                let packed = Packed {
+                    outputs: s.outputs(),
+                    inputs: s.inputs,
+                    buffer: Arc::clone(&buffer),
+                    at,
+                };
+                at += s.packed_len();
+                packed
+            })
+            .collect()
     }
 
     /// Number of outputs.
@@ -53,11 +91,15 @@ impl Packed {
         self.outputs
     }
 
-    /// `y[r][..] = W x[r]` for every row; x is rows × in, y is rows × out.
-    pub(crate) fn apply(&self, x: &[f32], y: &mut [f32]) {
+    /// `y[r][..] = W x[r]` for every row, or with `add` `y[r][..] += W x[r]` (the sum is complete
+    /// before it is added); x is rows × in, y is rows × out.
+    pub(crate) fn apply(&self, crew: &Crew<'_>, x: &[f32], y: &mut [f32], add: bool) {
         let rows = x.len() / self.inputs;
         debug_assert_eq!(y.len(), rows * self.outputs);
-        let out = Shared(y.as_mut_ptr());
+        let out = Target {
+            y: Shared(y.as_mut_ptr()),
+            add,
+        };
         let panels = self.outputs.div_ceil(PANEL);
         // Chunks of panels: a few per thread for balance, at least four so that a single row has
         // enough sums in flight.
@@ -65,22 +107,18 @@ impl Packed {
         for (block, x) in x.chunks(ROWS * self.inputs).enumerate() {
             let rows = x.len() / self.inputs;
             let base = block * ROWS;
-            let run = |chunk: usize| {
-                let from = chunk * per;
-                let to = (from + per).min(panels);
-                self.panels(x, rows, from, to, base, &out);
-            };
-            let chunks = panels.div_ceil(per);
-            // A product that takes less than a fork is done here.
-            if chunks == 1 || rows * self.inputs * self.outputs < 60_000 {
-                (0..chunks).for_each(run);
+            // A product that takes less than a hand-over is done here.
+            if crew.is_alone() || rows * self.inputs * self.outputs < 30_000 {
+                self.panels(x, rows, 0, panels, base, out);
             } else {
-                (0..chunks).into_par_iter().for_each(run);
+                crew.ranges(panels, per, |part| {
+                    self.panels(x, rows, part.start, part.end, base, out);
+                });
             }
         }
     }
 
-    fn panels(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+    fn panels(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: Target) {
         match isa() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `isa` found AVX-512 here.
@@ -94,7 +132,7 @@ impl Packed {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,avx2,fma")]
-    fn panels_v4(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+    fn panels_v4(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: Target) {
         // SAFETY: the features are enabled in this function; bounds as in `strip`.
         unsafe {
             self.walk(x, rows, from, to, base, out, |s, args| match args.rows {
@@ -109,7 +147,7 @@ impl Packed {
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn panels_v3(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: &Shared) {
+    fn panels_v3(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: Target) {
         // SAFETY: as above.
         unsafe {
             self.walk(x, rows, from, to, base, out, |s, args| match args.rows {
@@ -124,15 +162,7 @@ impl Packed {
         }
     }
 
-    fn panels_any(
-        &self,
-        x: &[f32],
-        rows: usize,
-        from: usize,
-        to: usize,
-        base: usize,
-        out: &Shared,
-    ) {
+    fn panels_any(&self, x: &[f32], rows: usize, from: usize, to: usize, base: usize, out: Target) {
         // SAFETY: bounds as in `strip`.
         unsafe {
             self.walk(x, rows, from, to, base, out, |s, args| {
@@ -153,7 +183,7 @@ impl Packed {
         from: usize,
         to: usize,
         base: usize,
-        out: &Shared,
+        out: Target,
         strip: impl Fn(&Self, Strip),
     ) {
         // Groups of panels that a strip of few rows can take at once.
@@ -161,12 +191,16 @@ impl Packed {
         while panel < to {
             let group = (to - panel).min(if rows < 8 { 4 } else { 1 });
             let mut row = 0;
+            let mut order = Order::First;
             while row < rows {
                 let left = rows - row;
                 let take = [12, 8, 4, 2, 1]
                     .into_iter()
                     .find(|n| *n <= left)
                     .unwrap_or(1);
+                if take == rows {
+                    order = Order::Only;
+                }
                 strip(
                     self,
                     Strip {
@@ -174,13 +208,18 @@ impl Packed {
                         // SAFETY: `row < rows`, and `base + row` is a row of y.
                         x: unsafe { x.as_ptr().add(row * self.inputs) },
                         // SAFETY: as above.
-                        y: unsafe { out.0.add((base + row) * self.outputs) },
+                        y: unsafe { out.y.0.add((base + row) * self.outputs) },
+                        add: out.add,
                         panel,
                         panels: group,
-                        first: row == 0,
+                        order,
                     },
                 );
                 row += take;
+                order = match order {
+                    Order::First => Order::Second,
+                    _ => Order::Later,
+                };
             }
             panel += group;
         }
@@ -211,15 +250,21 @@ impl Packed {
         let k = self.inputs;
         // SAFETY: reads stay inside the strip's rows and the panels; writes inside y's columns.
         unsafe {
-            let b = self.lines.as_ptr().cast::<f32>().add(panel * k * PANEL);
-            // The first strip brings the next panels nearer, so that the strips after it need not wait.
-            let next = if s.first { P * k * PANEL } else { 0 };
+            let b = self.buffer.as_ptr().add(self.at + panel * k * PANEL);
+            // Both lines of a step where only one strip comes; else one each by two strips.
+            let next = P * k * PANEL;
+            let (low, high) = match s.order {
+                Order::Only => (next, next + PANEL / 2),
+                Order::First => (next, 0),
+                Order::Second => (0, next + PANEL / 2),
+                Order::Later => (0, 0),
+            };
             let mut acc = [[[V::zero(); NV]; P]; MR];
             for i in 0..k {
                 for p in 0..P {
                     let row = b.add((p * k + i) * PANEL);
-                    V::prefetch(row.wrapping_add(next));
-                    V::prefetch(row.wrapping_add(next + PANEL / 2));
+                    V::prefetch(row.wrapping_add(low));
+                    V::prefetch(row.wrapping_add(high));
                     let mut w = [V::zero(); NV];
                     for (n, w) in w.iter_mut().enumerate() {
                         *w = V::load(row.add(n * V::WIDTH));
@@ -239,14 +284,17 @@ impl Packed {
                     let y = s.y.add(m * self.outputs + column);
                     if width == PANEL {
                         for (n, v) in acc.iter().enumerate() {
-                            v.store(y.add(n * V::WIDTH));
+                            let y = y.add(n * V::WIDTH);
+                            if s.add { V::add(*v, V::load(y)) } else { *v }.store(y);
                         }
                     } else {
                         let mut edge = [0.0f32; PANEL];
                         for (n, v) in acc.iter().enumerate() {
                             v.store(edge.as_mut_ptr().add(n * V::WIDTH));
                         }
-                        std::ptr::copy_nonoverlapping(edge.as_ptr(), y, width);
+                        for (i, v) in edge[..width].iter().enumerate() {
+                            *y.add(i) = if s.add { *y.add(i) + v } else { *v };
+                        }
                     }
                 }
             }
@@ -260,10 +308,27 @@ struct Strip {
     rows: usize,
     x: *const f32,
     y: *mut f32,
+    add: bool,
     panel: usize,
     panels: usize,
-    /// Whether it is the first to read its panels.
-    first: bool,
+    order: Order,
+}
+
+/// When a strip reads its panels: while it works on these it brings the next ones nearer, so that the
+/// strips after it need not wait. The first two share that between them.
+#[derive(Clone, Copy)]
+enum Order {
+    Only,
+    First,
+    Second,
+    Later,
+}
+
+/// Where products go.
+#[derive(Clone, Copy)]
+struct Target {
+    y: Shared,
+    add: bool,
 }
 
 impl Strip {
@@ -291,6 +356,7 @@ mod simd {
         fn prefetch(p: *const f32);
         /// a · b + c, rounded once.
         fn fma(a: Self, b: Self, c: Self) -> Self;
+        fn add(a: Self, b: Self) -> Self;
     }
 
     #[cfg(target_arch = "x86_64")]
@@ -298,7 +364,7 @@ mod simd {
         use std::arch::x86_64::*;
 
         macro_rules! vector {
-            ($name:ident, $inner:ty, $width:expr, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
+            ($name:ident, $inner:ty, $width:expr, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident) => {
                 #[derive(Clone, Copy)]
                 pub(in super::super) struct $name($inner);
                 // SAFETY (all): constructed only inside functions that enable the instructions.
@@ -334,14 +400,19 @@ mod simd {
                         // SAFETY: see above.
                         $name(unsafe { $fma(a.0, b.0, c.0) })
                     }
+                    #[inline(always)]
+                    fn add(a: Self, b: Self) -> Self {
+                        // SAFETY: see above.
+                        $name(unsafe { $add(a.0, b.0) })
+                    }
                 }
             };
         }
-        // One line each, so that the eight names can be compared.
+        // One line each, so that the nine names can be compared.
         #[rustfmt::skip]
-        vector!(V4, __m512, 16, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+        vector!(V4, __m512, 16, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps, _mm512_add_ps);
         #[rustfmt::skip]
-        vector!(V3, __m256, 8, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
+        vector!(V3, __m256, 8, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps, _mm256_add_ps);
     }
     #[cfg(target_arch = "x86_64")]
     pub(super) use x86::{V3, V4};
@@ -374,6 +445,10 @@ mod simd {
         fn fma(a: Self, b: Self, c: Self) -> Self {
             Plain(a.0.mul_add(b.0, c.0))
         }
+        #[inline(always)]
+        fn add(a: Self, b: Self) -> Self {
+            Plain(a.0 + b.0)
+        }
     }
 }
 
@@ -398,21 +473,29 @@ mod tests {
     fn every_path_gives_the_bits_of_the_definition() {
         for (k, n) in [(5, 3), (48, 33), (64, 200), (172, 512)] {
             let w = crate::weights::normal(n * k, 1.0, 1);
-            let packed = Packed::new(k, &[&w[..k], &w[k..]]);
+            let source = |parts| Source { inputs: k, parts };
+            let sources = [source(vec![&w[..k]]), source(vec![&w[..k], &w[k..]])];
+            let packed = &Packed::all(&sources)[1];
             for rows in [1, 2, 3, 7, 8, 64, 131] {
                 let x = crate::weights::normal(rows * k, 1.0, 2);
                 let want = slow(&w, k, &x);
                 let mut y = vec![0.0; rows * n];
-                packed.apply(&x, &mut y);
+                Crew::gather(|crew| packed.apply(crew, &x, &mut y, false));
                 assert_eq!(y, want, "k {k} n {n} rows {rows}");
-                let shared = Shared(y.as_mut_ptr());
-                packed.panels_any(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, &shared);
+                let mut added = y.clone();
+                packed.apply(&Crew::ALONE, &x, &mut added, true);
+                assert!(added.iter().zip(&want).all(|(a, w)| *a == w + w), "added");
+                let shared = Target {
+                    y: Shared(y.as_mut_ptr()),
+                    add: false,
+                };
+                packed.panels_any(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, shared);
                 assert_eq!(y, want, "portable");
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                     // SAFETY: just asked.
                     unsafe {
-                        packed.panels_v3(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, &shared)
+                        packed.panels_v3(&x, rows.min(ROWS), 0, n.div_ceil(PANEL), 0, shared)
                     };
                     assert_eq!(y, want, "avx2");
                 }

@@ -28,10 +28,11 @@ fn matrix(w: &Weights) -> &Matrix {
 }
 
 fn gather(hidden: &[f32], d: usize, targets: &[(usize, usize, u32)]) -> Vec<f32> {
-    targets
-        .iter()
-        .flat_map(|(_, from, _)| hidden[from * d..(from + 1) * d].iter().copied())
-        .collect()
+    let mut rows = Vec::with_capacity(targets.len() * d);
+    for (_, from, _) in targets {
+        rows.extend_from_slice(&hidden[from * d..(from + 1) * d]);
+    }
+    rows
 }
 
 pub(super) fn forward(

@@ -4,7 +4,9 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::kernels::{Shared, exp_sum, max_of, multiversion};
+use super::head::dot;
+use crate::kernels::direct::{self, Weight};
+use crate::kernels::{Shared, add_assign, exp_sum, max_of, multiversion, scale};
 
 fn threads() -> Parallelism {
     match rayon::current_num_threads() {
@@ -39,6 +41,14 @@ pub(super) fn gemm(
     if k > 0 {
         assert!(reach(m, k, a.1, a.2) < a.0.len() && reach(k, n, b.1, b.2) < b.0.len());
     }
+    if !parallel && b.2 == 1 && n % 16 == 0 && direct::available() {
+        // SAFETY: as below, and the machine has the instructions.
+        unsafe {
+            let (a, b) = ((a.0, a.1, a.2), (b.0, b.1));
+            direct::small((m, n, k), a, b, (c.as_mut_ptr(), cs), alpha, add);
+        }
+        return;
+    }
     let parallelism = if parallel && m * n * k > 100_000 {
         threads()
     } else {
@@ -70,9 +80,18 @@ pub(super) fn gemm(
     }
 }
 
+/// Whether a product is large enough for kernels that pack: fewer rows or columns, as an adapter's or a
+/// scalar head's, are the library's.
+fn packs(rows: usize, outputs: usize, inputs: usize) -> bool {
+    direct::available() && rows >= 24 && outputs >= 32 && inputs >= 32
+}
+
 /// y (rows × out) = [y +] alpha · x Wᵀ, W out × in.
 pub(super) fn linear(x: &[f32], w: &[f32], inputs: usize, y: &mut [f32], add: bool, alpha: f32) {
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    if packs(rows, outputs, inputs) {
+        return direct::product(x, Weight::Forward(w), (outputs, inputs), y, add, alpha);
+    }
     let dims = (rows, outputs, inputs);
     gemm(
         dims,
@@ -97,6 +116,9 @@ pub(super) fn linear_dx(
 ) {
     let outputs = w.len() / inputs;
     let dims = (dy.len() / outputs, inputs, outputs);
+    if packs(dims.0, outputs, inputs) {
+        return direct::product(dy, Weight::Back(w), (inputs, outputs), dx, add, alpha);
+    }
     gemm(
         dims,
         dx,
@@ -112,6 +134,9 @@ pub(super) fn linear_dx(
 /// dW (out × in) += alpha · dyᵀ x.
 pub(super) fn linear_dw(dy: &[f32], x: &[f32], inputs: usize, dw: &mut [f32], alpha: f32) {
     let (rows, outputs) = (x.len() / inputs, dw.len() / inputs);
+    if packs(rows, outputs, inputs) {
+        return direct::gradient(dy, x, inputs, dw, alpha);
+    }
     let dims = (outputs, inputs, rows);
     gemm(
         dims,
@@ -125,6 +150,10 @@ pub(super) fn linear_dw(dy: &[f32], x: &[f32], inputs: usize, dw: &mut [f32], al
     );
 }
 
+/// Rows whose part of a norm's weight gradient is summed before the parts are added in order: the
+/// sum does not depend on the number of threads.
+const NORM_ROWS: usize = 64;
+
 /// dx += gradient of RMSNorm; dw += its weight's (where given). `inv` as saved by the forward pass.
 pub(super) fn rms_norm_back(
     dy: &[f32],
@@ -135,13 +164,28 @@ pub(super) fn rms_norm_back(
     dw: Option<&mut [f32]>,
 ) {
     let d = weight.len();
-    dx.par_chunks_exact_mut(d)
-        .zip(dy.par_chunks_exact(d).zip(x.par_chunks_exact(d)).zip(inv))
-        .with_min_len(16)
-        .for_each(|(dx, ((dy, x), inv))| norm_row_back(dy, x, *inv, weight, dx));
+    let wanted = dw.is_some();
+    let parts: Vec<Vec<f32>> = dx
+        .par_chunks_mut(NORM_ROWS * d)
+        .zip(dy.par_chunks(NORM_ROWS * d))
+        .zip(x.par_chunks(NORM_ROWS * d))
+        .zip(inv.par_chunks(NORM_ROWS))
+        .map(|(((dx, dy), x), inv)| {
+            let mut sum = vec![0.0; if wanted { d } else { 0 }];
+            for (i, inv) in inv.iter().enumerate() {
+                let row = i * d..(i + 1) * d;
+                let (dy, x) = (&dy[row.clone()], &x[row.clone()]);
+                norm_row_back(dy, x, *inv, weight, &mut dx[row]);
+                if wanted {
+                    norm_weight_back(dy, x, *inv, &mut sum);
+                }
+            }
+            sum
+        })
+        .collect();
     if let Some(dw) = dw {
-        for ((dy, x), inv) in dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(inv) {
-            norm_weight_back(dy, x, *inv, dw);
+        for part in parts {
+            add_assign(dw, &part);
         }
     }
 }
@@ -150,12 +194,19 @@ multiversion! {
     /// One row of [`rms_norm_back`].
     pub(crate) fn norm_row_back(dy: &[f32], x: &[f32], inv: f32, w: &[f32], dx: &mut [f32]) {
         let mut lanes = [0.0f32; 16];
-        let n = x.len();
-        for i in 0..n {
-            lanes[i % 16] = (dy[i] * w[i]).mul_add(x[i], lanes[i % 16]);
+        let (dys, dy_rest) = dy.as_chunks::<16>();
+        let (xs, x_rest) = x.as_chunks::<16>();
+        let (ws, w_rest) = w.as_chunks::<16>();
+        for ((dy, x), w) in dys.iter().zip(xs).zip(ws) {
+            for i in 0..16 {
+                lanes[i] = (dy[i] * w[i]).mul_add(x[i], lanes[i]);
+            }
+        }
+        for (i, ((dy, x), w)) in dy_rest.iter().zip(x_rest).zip(w_rest).enumerate() {
+            lanes[i] = (dy * w).mul_add(*x, lanes[i]);
         }
         let dot: f32 = lanes.iter().sum();
-        let c = dot * inv * inv / n as f32;
+        let c = dot * inv * inv / x.len() as f32;
         for (((o, dy), x), w) in dx.iter_mut().zip(dy).zip(x).zip(w) {
             *o += inv * (dy * w - x * c);
         }
@@ -179,15 +230,6 @@ multiversion! {
             let dh = *dg;
             *du = dh * g * s;
             *dg = dh * u * s * (1.0 + g * (1.0 - s));
-        }
-    }
-}
-
-multiversion! {
-    /// p[i] = e^(s[i] − lse).
-    pub(crate) fn exp_from(s: &mut [f32], lse: f32) {
-        for v in s.iter_mut() {
-            *v = crate::kernels::exp(*v - lse);
         }
     }
 }
@@ -228,32 +270,47 @@ impl Attention<'_> {
     ) {
         let (hd, group) = (self.head_dim, self.heads / self.kv_heads);
         let (qs, ks) = (self.heads * hd, self.kv_heads * hd);
-        let scale = 1.0 / (hd as f32).sqrt();
+        let root = 1.0 / (hd as f32).sqrt();
         let (out, lse) = (Shared(out.as_mut_ptr()), Shared(lse.as_mut_ptr()));
         let heads = self.heads;
         self.tasks().into_par_iter().for_each(|(start, len, kv)| {
-            let mut s = vec![0.0f32; BLOCK * len];
+            // Columns of scores in whole vectors: those beyond the row's length are zero keys.
+            let wide = len.next_multiple_of(16);
+            let keys = turned(&k[start * ks + kv * hd..], ks, len, hd, wide);
+            let mut s = vec![0.0f32; BLOCK * wide];
             let mut o = vec![0.0f32; BLOCK * hd];
             for h in kv * group..(kv + 1) * group {
                 for from in (0..len).step_by(BLOCK) {
                     let n = BLOCK.min(len - from);
-                    let t = from + n;
+                    let t = (from + n).next_multiple_of(16);
                     let qm = Mat(&q[(start + from) * qs + h * hd..], qs, 1);
-                    let kt = Mat(&k[start * ks + kv * hd..], 1, ks);
-                    gemm((n, t, hd), &mut s, t, false, qm, kt, scale, false);
+                    let dims = (n, t, hd);
+                    gemm(
+                        dims,
+                        &mut s,
+                        wide,
+                        false,
+                        qm,
+                        Mat(&keys, wide, 1),
+                        root,
+                        false,
+                    );
                     for i in 0..n {
-                        let row = &mut s[i * t..(i + 1) * t];
+                        let row = &mut s[i * wide..i * wide + t];
                         let (seen, later) = row.split_at_mut(from + i + 1);
                         let max = max_of(seen);
                         let sum = exp_sum(seen, max);
-                        let inv = 1.0 / sum;
-                        seen.iter_mut().for_each(|p| *p *= inv);
+                        scale(seen, 1.0 / sum);
                         later.fill(0.0);
                         // SAFETY: this task alone owns head h of these rows.
                         unsafe { lse.slice((start + from + i) * heads + h, 1)[0] = max + sum.ln() };
                     }
                     let vm = Mat(&v[start * ks + kv * hd..], ks, 1);
-                    gemm((n, hd, t), &mut o, hd, false, Mat(&s, t, 1), vm, 1.0, false);
+                    for (first, rows) in steps(n) {
+                        let dims = (rows, hd, from + first + rows);
+                        let p = Mat(&s[first * wide..], wide, 1);
+                        gemm(dims, &mut o[first * hd..], hd, false, p, vm, 1.0, false);
+                    }
                     for i in 0..n {
                         // SAFETY: as above.
                         unsafe { out.slice((start + from + i) * qs + h * hd, hd) }
@@ -280,74 +337,103 @@ impl Attention<'_> {
     ) {
         let (hd, group) = (self.head_dim, self.heads / self.kv_heads);
         let (qs, ks) = (self.heads * hd, self.kv_heads * hd);
-        let scale = 1.0 / (hd as f32).sqrt();
+        let root = 1.0 / (hd as f32).sqrt();
         let heads = self.heads;
         let shared = [dq, dk, dv].map(|d| Shared(d.as_mut_ptr()));
         self.tasks().into_par_iter().for_each(|(start, len, kv)| {
             let [dq, dk, dv] = &shared;
-            let mut p = vec![0.0f32; BLOCK * len];
-            let mut ds = vec![0.0f32; BLOCK * len];
+            let wide = len.next_multiple_of(16);
+            let (k0, v0) = (&k[start * ks + kv * hd..], &v[start * ks + kv * hd..]);
+            let keys = turned(k0, ks, len, hd, wide);
+            let values = turned(v0, ks, len, hd, wide);
+            let mut p = vec![0.0f32; BLOCK * wide];
+            let mut ds = vec![0.0f32; BLOCK * wide];
             let mut dqb = vec![0.0f32; BLOCK * hd];
             // Gathered apart: the group's heads add up in them.
             let (mut dkh, mut dvh) = (vec![0.0f32; len * hd], vec![0.0f32; len * hd]);
             for h in kv * group..(kv + 1) * group {
                 for from in (0..len).step_by(BLOCK) {
                     let n = BLOCK.min(len - from);
-                    let t = from + n;
+                    let t = (from + n).next_multiple_of(16);
                     let at = (start + from) * qs + h * hd;
                     let qm = Mat(&q[at..], qs, 1);
                     let dom = Mat(&dout[at..], qs, 1);
-                    let (k0, v0) = (&k[start * ks + kv * hd..], &v[start * ks + kv * hd..]);
+                    let dims = (n, t, hd);
                     gemm(
-                        (n, t, hd),
+                        dims,
                         &mut p,
-                        t,
+                        wide,
                         false,
                         qm,
-                        Mat(k0, 1, ks),
-                        scale,
+                        Mat(&keys, wide, 1),
+                        root,
                         false,
                     );
                     gemm(
-                        (n, t, hd),
+                        dims,
                         &mut ds,
-                        t,
+                        wide,
                         false,
                         dom,
-                        Mat(v0, 1, ks),
+                        Mat(&values, wide, 1),
                         1.0,
                         false,
                     );
                     for i in 0..n {
                         let at = (start + from + i) * qs + h * hd;
-                        let d: f32 = dout[at..at + hd]
-                            .iter()
-                            .zip(&out[at..at + hd])
-                            .map(|(a, b)| a * b)
-                            .sum();
-                        let (row, later) = p[i * t..(i + 1) * t].split_at_mut(from + i + 1);
-                        exp_from(row, lse[(start + from + i) * heads + h]);
+                        let d = dot(&dout[at..at + hd], &out[at..at + hd]);
+                        let lse = lse[(start + from + i) * heads + h];
+                        let (row, later) = p[i * wide..i * wide + t].split_at_mut(from + i + 1);
+                        let (drow, dlater) = ds[i * wide..i * wide + t].split_at_mut(from + i + 1);
+                        softmax_back(row, drow, lse, d, root);
                         later.fill(0.0);
-                        let (drow, dlater) = ds[i * t..(i + 1) * t].split_at_mut(from + i + 1);
-                        for (ds, p) in drow.iter_mut().zip(row.iter()) {
-                            *ds = *p * (*ds - d) * scale;
-                        }
                         dlater.fill(0.0);
                     }
-                    let (pm, dsm) = (Mat(&p, 1, t), Mat(&ds, 1, t));
-                    gemm((t, hd, n), &mut dvh, hd, true, pm, dom, 1.0, false);
-                    gemm((t, hd, n), &mut dkh, hd, true, dsm, qm, 1.0, false);
-                    let dims = (n, hd, t);
-                    gemm(
-                        dims,
-                        &mut dqb,
-                        hd,
-                        false,
-                        Mat(&ds, t, 1),
-                        Mat(k0, ks, 1),
-                        1.0,
-                        false,
-                    );
+                    // A key is seen by itself and later queries only.
+                    for (first, rows) in steps(from + n) {
+                        let skip = first.saturating_sub(from);
+                        let dims = (rows, hd, n - skip);
+                        let (pm, dsm) = (&p[skip * wide + first..], &ds[skip * wide + first..]);
+                        let (qm, dom) = (
+                            Mat(&q[at + skip * qs..], qs, 1),
+                            Mat(&dout[at + skip * qs..], qs, 1),
+                        );
+                        let place = first * hd;
+                        gemm(
+                            dims,
+                            &mut dvh[place..],
+                            hd,
+                            true,
+                            Mat(pm, 1, wide),
+                            dom,
+                            1.0,
+                            false,
+                        );
+                        gemm(
+                            dims,
+                            &mut dkh[place..],
+                            hd,
+                            true,
+                            Mat(dsm, 1, wide),
+                            qm,
+                            1.0,
+                            false,
+                        );
+                    }
+                    for (first, rows) in steps(n) {
+                        let dims = (rows, hd, from + first + rows);
+                        let dsm = Mat(&ds[first * wide..], wide, 1);
+                        gemm(
+                            dims,
+                            &mut dqb[first * hd..],
+                            hd,
+                            false,
+                            dsm,
+                            Mat(k0, ks, 1),
+                            1.0,
+                            false,
+                        );
+                    }
                     for i in 0..n {
                         // SAFETY: this task alone owns head h of these rows.
                         unsafe { dq.slice((start + from + i) * qs + h * hd, hd) }
@@ -363,5 +449,38 @@ impl Attention<'_> {
                 unsafe { dv.slice(at, hd) }.copy_from_slice(&dvh[i * hd..(i + 1) * hd]);
             }
         });
+    }
+}
+
+/// (first, number) of rows handled together where each row's reach differs.
+fn steps(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n)
+        .step_by(STEP)
+        .map(move |from| (from, STEP.min(n - from)))
+}
+
+/// Two strips of the small product.
+const STEP: usize = 24;
+
+/// One head of `len` tokens as head_dim × `wide`, zero beyond the tokens.
+fn turned(x: &[f32], stride: usize, len: usize, hd: usize, wide: usize) -> Vec<f32> {
+    let mut t = vec![0.0f32; hd * wide];
+    for from in (0..len).step_by(16) {
+        for token in from..(from + 16).min(len) {
+            for (i, v) in x[token * stride..token * stride + hd].iter().enumerate() {
+                t[i * wide + token] = *v;
+            }
+        }
+    }
+    t
+}
+
+multiversion! {
+    /// Scores → probabilities p = e^(s − lse); ds ← p · (ds − d) · root.
+    pub(crate) fn softmax_back(p: &mut [f32], ds: &mut [f32], lse: f32, d: f32, root: f32) {
+        for (p, ds) in p.iter_mut().zip(ds) {
+            *p = crate::kernels::exp(*p - lse);
+            *ds = *p * (*ds - d) * root;
+        }
     }
 }

@@ -183,8 +183,21 @@ impl AdamW {
     }
 }
 
-fn square(x: &[f32]) -> f64 {
-    x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
+multiversion! {
+    /// Σ x², in sixteen lanes of f64.
+    pub(crate) fn square(x: &[f32]) -> f64 {
+        let (chunks, rest) = x.as_chunks::<16>();
+        let mut lanes = [0.0f64; 16];
+        for c in chunks {
+            for i in 0..16 {
+                lanes[i] += f64::from(c[i]) * f64::from(c[i]);
+            }
+        }
+        for (i, v) in rest.iter().enumerate() {
+            lanes[i] += f64::from(*v) * f64::from(*v);
+        }
+        lanes.iter().sum()
+    }
 }
 
 #[derive(Clone, Copy)]
