@@ -1,73 +1,21 @@
 //! Calls through the binary: budgets, the journal, secrets, and what an endpoint can do wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+#[path = "common/binary.rs"]
+mod binary;
+
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use rlaif_standin::{Faults, Plan, Standin};
-use serde_json::Value;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-fn rlaif(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    command.current_dir(folder).args(args);
-    command
-}
-
-async fn done(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", stderr(output)))
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn pairs(folder: &Path, n: usize) {
-    let lines: String = (0..n)
-        .map(|i| {
-            format!(
-                "{{\"prompt\": \"Question {i}?\", \"completions\": [\"worth:{} a\", \"worth:{} b\"]}}\n",
-                i % 7,
-                (i + 3) % 7
-            )
-        })
-        .collect();
-    std::fs::write(folder.join("pairs.jsonl"), lines).unwrap();
-}
+use binary::{code, done, json, pairs, rlaif, rows, stderr};
 
 fn judge<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec![
-        "judge",
-        "pairs.jsonl",
-        "--constitution",
-        "polite.toml",
-        "--critic",
-        url,
-        "--out",
-        "labels.jsonl",
-        "--run",
-        "run",
-        "--json",
-    ];
+    let mut args = binary::judge(url, &["--run", "run"]);
     args.extend(more);
     args
 }

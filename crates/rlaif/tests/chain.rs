@@ -68,6 +68,12 @@ fn bench(recipe: &str) -> Bench {
     b
 }
 
+/// Names of the stages that a list tells of.
+fn stages(list: &Value) -> Vec<&str> {
+    let list = list.as_array().unwrap();
+    list.iter().map(|s| s["stage"].as_str().unwrap()).collect()
+}
+
 /// Hashes of all files that the manifest knows, by stage and name.
 fn hashes(b: &Bench) -> BTreeMap<String, String> {
     let text = std::fs::read_to_string(b.path("run/manifest.json")).unwrap();
@@ -97,12 +103,7 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
     ] {
         assert!(expected.contains_key(file), "{file} not in {expected:#?}");
     }
-    let stages: Vec<&str> = done["stages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| s["stage"].as_str().unwrap())
-        .collect();
+    let stages = stages(&done["stages"]);
     assert_eq!(
         stages,
         [
@@ -201,12 +202,7 @@ learning_rate = 1e-3
     assert_eq!(plan["stages"][0]["calls"], 240);
     assert!(plan["training"][0]["rows"].as_u64().unwrap() > 80, "{plan}");
     let done = b.json("run recipe.toml");
-    let stages: Vec<&str> = done["stages"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| s["stage"].as_str().unwrap())
-        .collect();
+    let stages = stages(&done["stages"]);
     assert_eq!(stages, ["contrast", "preferences", "reward"]);
     let pairs = b.lines("run/judgments.jsonl");
     assert_eq!(pairs.len(), 120);
@@ -394,12 +390,7 @@ fn training_tables_of_init_are_planned_and_memory_is_held_against_the_machine() 
         .replace("folder = \"base\"", "folder = \"../model\"");
     std::fs::write(b.path("r/recipe.toml"), &recipe).unwrap();
     let plan = b.json("plan r/recipe.toml");
-    let stages: Vec<&str> = plan["training"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|t| t["stage"].as_str().unwrap())
-        .collect();
+    let stages = stages(&plan["training"]);
     assert_eq!(stages, ["sft", "reward", "ppo"], "{plan}");
     let ppo = &plan["training"][2];
     // 2,560 completions in 20 iterations of 128, and one more that measures the last update.

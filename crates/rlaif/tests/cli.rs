@@ -1,13 +1,18 @@
 //! The binary, run as a person would, against an endpoint on this machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+#[path = "common/binary.rs"]
+mod binary;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate};
+
+use binary::{code, done, rlaif, stderr};
 
 /// A judge that knows better from worse: in a pair it prefers the response with "please" in it, by
 /// 1.5 logits, and leans by 1 logit towards what it sees first. Asked for anything else it writes.
@@ -48,29 +53,6 @@ fn reply(body: &Value, text: &str) -> Value {
     json!({"choices": [{"message": {"content": "A"}, "finish_reason": "stop",
             "logprobs": {"content": [{"token": "A", "logprob": p.ln(), "top_logprobs": top}]}}],
            "usage": usage})
-}
-
-fn rlaif(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    command
-        .current_dir(folder)
-        .args(args)
-        .env_remove("RLAIF_NO_SUCH_KEY");
-    command
-}
-
-async fn done(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> PathBuf {

@@ -2,6 +2,9 @@
 //! cannot be read, an output that would shrink.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests are tests
 
+#[path = "common/binary.rs"]
+mod binary;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -9,64 +12,31 @@ use std::time::{Duration, Instant};
 use rlaif_standin::{Plan, Standin};
 use serde_json::Value;
 
-fn rlaif(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    command.current_dir(folder).args(args);
-    command
-}
+use binary::{code, done, json, judge, pairs, rlaif, rows, stderr};
 
-async fn done(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap())
+/// Starts the binary, sends it a signal after a while, and waits for its end; how long that took.
+#[cfg(unix)]
+async fn signalled(
+    folder: &Path,
+    args: &[&str],
+    after: Duration,
+    signal: &str,
+) -> (Output, Duration) {
+    let child = rlaif(folder, args)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(after).await;
+    let asked = Instant::now();
+    Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap())
         .await
-        .unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", stderr(output)))
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn pairs(folder: &Path, n: usize) {
-    let lines: String = (0..n)
-        .map(|i| {
-            format!(
-                "{{\"prompt\": \"Question {i}?\", \"completions\": [\"worth:{} a\", \"worth:{} b\"]}}\n",
-                i % 7,
-                (i + 3) % 7
-            )
-        })
-        .collect();
-    std::fs::write(folder.join("pairs.jsonl"), lines).unwrap();
-}
-
-fn judge<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec![
-        "judge",
-        "pairs.jsonl",
-        "--constitution",
-        "polite.toml",
-        "--critic",
-        url,
-        "--out",
-        "labels.jsonl",
-        "--json",
-    ];
-    args.extend(more);
-    args
+        .unwrap();
+    (output, asked.elapsed())
 }
 
 async fn standin(plan: Plan) -> (Standin, String) {
@@ -163,20 +133,7 @@ async fn a_supervisors_signal_drains_what_was_sent_and_nothing_else() {
         // Two calls at a time: the second call of a row waits while the first is under way.
         let seed = format!("{}", signal.len() * 7 + usize::from(signal.as_bytes()[1]));
         let args = judge(&url, &["--concurrency", "2", "--seed", &seed]);
-        let child = rlaif(at, &args)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(1000)).await;
-        let asked = Instant::now();
-        Command::new("kill")
-            .args([signal, &child.id().to_string()])
-            .status()
-            .unwrap();
-        let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap())
-            .await
-            .unwrap();
+        let (output, took) = signalled(at, &args, Duration::from_secs(1), signal).await;
         let said = stderr(&output);
         assert_eq!(code(&output), 1, "{said}");
         assert!(
@@ -184,7 +141,7 @@ async fn a_supervisors_signal_drains_what_was_sent_and_nothing_else() {
             "{said}"
         );
         // One answer's time at most, where draining every row that had begun would take two.
-        assert!(asked.elapsed() < Duration::from_millis(1300), "{said}");
+        assert!(took < Duration::from_millis(1300), "{said}");
         let after = standin.account();
         let sent = after.requests - before.requests;
         assert!((2..=6).contains(&sent), "{sent} requests");
@@ -211,24 +168,11 @@ async fn a_run_that_waits_for_a_batch_stops_at_once_and_collects_it_later() {
     let at = folder.path();
     pairs(at, 10);
     let args = judge(&url, &["--batch", "--batch-poll", "0.5"]);
-    let child = rlaif(at, &args)
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
     // Calls gather for two seconds.
-    tokio::time::sleep(Duration::from_millis(4000)).await;
-    let asked = Instant::now();
-    Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status()
-        .unwrap();
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap())
-        .await
-        .unwrap();
+    let (output, took) = signalled(at, &args, Duration::from_secs(4), "-TERM").await;
     let said = stderr(&output);
     assert_eq!(code(&output), 1, "{said}");
-    assert!(asked.elapsed() < Duration::from_secs(1), "{said}");
+    assert!(took < Duration::from_secs(1), "{said}");
     assert!(said.contains("submitted, 19 calls"), "{said}");
     let output = done(rlaif(at, &args)).await;
     let said = stderr(&output);

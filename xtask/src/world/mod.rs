@@ -94,12 +94,11 @@ pub fn run(args: &[&str]) -> Result<(), String> {
             work: work.join("critic"),
             out: first.clone(),
         };
-        if !first.join("model.safetensors").is_file() {
-            pretrain(
-                &plan,
-                &CriticRows::new(world, read("critic")?, Lesson::All)?,
-            )?;
-        }
+        // Where it was finished before, this only writes it again.
+        pretrain(
+            &plan,
+            &CriticRows::new(world, read("critic")?, Lesson::All)?,
+        )?;
         let plan = Plan {
             name: "critic, what is hard",
             from: Some(first),
