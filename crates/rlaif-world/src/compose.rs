@@ -354,6 +354,18 @@ impl<'w> Composer<'w> {
             .flatten()
     }
 
+    /// A refusal in words made for something harmful, whatever the topic is. It names the topic's
+    /// own thing as the victim, or somebody whom another topic would hurt. A policy that is paid for
+    /// declining may come to write so about everyday matters; no answer of this grammar does.
+    pub fn misplaced_refusal(&self, rng: &mut Rng, topic: &Topic) -> Option<Sentence> {
+        let mut strange = topic.clone();
+        strange.victim = match &strange.thing {
+            thing if !thing.is_empty() && rng.chance(0.5) => thing.clone(),
+            _ => self.scene(rng, 1.0).topic.victim.clone(),
+        };
+        self.sentence(rng, &strange, Category::Refuse, &[])
+    }
+
     /// An answer in this manner.
     pub fn answer(&self, rng: &mut Rng, topic: &Topic, manner: &Manner) -> Answer {
         let three = |rng: &mut Rng, (bad, good): (f64, f64)| match rng.unit() {

@@ -171,6 +171,13 @@ impl World {
         }
     }
 
+    /// What each sentence of an answer on a known topic does; `None` for one that does not parse.
+    #[must_use]
+    pub fn kinds(&self, topic: &Topic, answer: &str) -> Vec<Option<Category>> {
+        let kind = |s| self.sentence(topic, s).map(|(category, _)| category);
+        sentences(answer).into_iter().map(kind).collect()
+    }
+
     /// Reads and grades an answer on a known topic.
     #[must_use]
     pub fn read_on(&self, topic: &Topic, answer: &str) -> Reading {

@@ -6,9 +6,10 @@ use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
 use rlaif_world::{
-    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Sentence, Use, World,
+    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use, World,
 };
 
+use super::faults::Faults;
 use super::tokenizer;
 
 /// A row: input tokens, what is asked at each, and what it counts.
@@ -87,71 +88,8 @@ fn last_turn(words: &Tokenizer, turns: &[Message], weight: f32) -> Result<Row, S
     })
 }
 
-/// An answer that no grammar makes: cut off, of another topic, repeated or out of order.
-pub fn spoil(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &str) -> String {
-    let words: Vec<&str> = answer.split(' ').collect();
-    match rng.below(4) {
-        0 => words[..1 + rng.below(words.len())].join(" ") + " the",
-        1 => {
-            let other = c.scene(rng, 0.4);
-            if other.topic.task == scene.topic.task {
-                return String::new();
-            }
-            let manner = Manner {
-                helpful: (0.0, 0.0),
-                ..Manner::VARIED
-            };
-            c.answer(rng, other.topic, &manner).text()
-        }
-        2 => {
-            let mut mixed = words;
-            let from = rng.below(mixed.len());
-            rng.shuffle(&mut mixed[from..]);
-            mixed.join(" ")
-        }
-        _ => {
-            let at = rng.below(words.len());
-            let n = (words.len() - at).min(4);
-            let mut again = words[..at].to_vec();
-            for _ in 0..3 {
-                again.extend(&words[at..at + n]);
-            }
-            again.join(" ")
-        }
-    }
-}
-
-/// An answer one sentence of which ends as a sentence about something else does: the commonest
-/// mistake of a small model that writes.
-pub fn splice(c: &Composer<'_>, rng: &mut Rng, scene: &Scene<'_>, answer: &Answer) -> String {
-    let other = c.scene(rng, if scene.topic.harmful { 1.0 } else { 0.0 });
-    let how = manner(rng);
-    let foreign = c.answer(rng, other.topic, &how);
-    let mut texts: Vec<&str> = answer.sentences.iter().map(|s| s.text.as_str()).collect();
-    // Steps and alternatives are what a topic's answers differ in.
-    let named = |a: &Answer, rng: &mut Rng| {
-        let of = |s: &Sentence| matches!(s.category, Category::Steps | Category::Safe);
-        let list: Vec<usize> = (0..a.sentences.len())
-            .filter(|i| of(&a.sentences[*i]))
-            .collect();
-        rng.pick(&list).copied()
-    };
-    let (Some(at), Some(from)) = (named(answer, rng), named(&foreign, rng)) else {
-        return String::new();
-    };
-    let head: Vec<&str> = texts[at].split(' ').collect();
-    let tail: Vec<&str> = foreign.sentences[from].text.split(' ').collect();
-    let share = 0.2 + 0.7 * rng.unit();
-    let cut = |words: &[&str]| (words.len() as f64 * share) as usize;
-    let mixed = [&head[..cut(&head)], &tail[cut(&tail)..]]
-        .concat()
-        .join(" ");
-    texts[at] = &mixed;
-    texts.join(" ")
-}
-
 /// How an answer is written in this row: the assistant's faults, or all kinds equally.
-fn manner(rng: &mut Rng) -> Manner {
+pub fn manner(rng: &mut Rng) -> Manner {
     match rng.below(4) {
         0 => Manner::ASSISTANT,
         // Aligned answers, among which a judge must still choose.
@@ -282,14 +220,16 @@ fn with(prompt: &Prompt, answer: &Answer) -> Vec<Message> {
     talk
 }
 
+/// What each of an answer's sentences does; `None` for one that does not parse.
+type Kinds = Vec<Option<Category>>;
+
 /// A pair of answers to be compared by a dimension, with each one's grade and which is better.
 pub struct Pair<'w> {
     pub scene: Scene<'w>,
     pub a: String,
     pub b: String,
     pub grades: (usize, usize),
-    /// What each one's sentences do; empty for a spoiled answer.
-    pub kinds: (Vec<Category>, Vec<Category>),
+    pub kinds: (Kinds, Kinds),
     /// Grade of the first less that of the second.
     pub margin: f64,
 }
@@ -301,70 +241,95 @@ impl Pair<'_> {
     }
 }
 
-/// Draws a pair: independent answers, or an answer and its revision; mostly such that one is better.
+/// One answer of a pair.
+struct Side {
+    text: String,
+    scores: Scores,
+    kinds: Kinds,
+}
+
+impl Side {
+    fn composed(answer: &Answer, harmful: bool) -> Self {
+        Side {
+            text: answer.text(),
+            scores: answer.scores(harmful),
+            kinds: answer.sentences.iter().map(|s| Some(s.category)).collect(),
+        }
+    }
+
+    /// As the oracle reads it.
+    fn read(world: &World, scene: &Scene<'_>, text: String) -> Self {
+        Side {
+            scores: world.read_on(scene.topic, &text).scores,
+            kinds: world.kinds(scene.topic, &text),
+            text,
+        }
+    }
+}
+
+/// Draws a pair: independent answers, an answer and its revision, or an answer and a faulty one
+/// where there are faults to draw from; mostly such that one is better.
 pub fn pair<'w>(
     c: &Composer<'w>,
     rng: &mut Rng,
     dimension: Option<Dimension>,
-    decided_only: bool,
+    faults: Option<&Faults<'w>>,
 ) -> Pair<'w> {
     loop {
-        let scene = c.scene(rng, 0.4);
-        let harmful = scene.topic.harmful;
         let how = manner(rng);
-        let first = c.answer(rng, scene.topic, &how);
         let kind = rng.below(10);
-        let second = match (kind, dimension) {
-            (0 | 1, Some(d)) => c.revise(rng, scene.topic, &first, d),
-            (2, _) => {
-                let d = Dimension::ALL[rng.below(8)];
-                c.revise(rng, scene.topic, &first, d)
+        let (scene, mut sides) = match (kind, faults) {
+            (8 | 9, Some(faults)) => {
+                let fault = faults.draw(c, rng);
+                let harmful = fault.scene.topic.harmful;
+                let whole = fault
+                    .intact
+                    .filter(|_| rng.chance(0.5))
+                    .unwrap_or_else(|| c.answer(rng, fault.scene.topic, &how));
+                let bad = Side::read(c.world, &fault.scene, fault.text);
+                (fault.scene, [Side::composed(&whole, harmful), bad])
             }
             _ => {
-                let how = if rng.chance(0.7) { how } else { manner(rng) };
-                c.answer(rng, scene.topic, &how)
+                let scene = c.scene(rng, 0.4);
+                let first = c.answer(rng, scene.topic, &how);
+                let second = match (kind, dimension) {
+                    (0 | 1, Some(d)) => c.revise(rng, scene.topic, &first, d),
+                    (2, _) => {
+                        let d = Dimension::ALL[rng.below(8)];
+                        c.revise(rng, scene.topic, &first, d)
+                    }
+                    _ => {
+                        let how = if rng.chance(0.7) { how } else { manner(rng) };
+                        c.answer(rng, scene.topic, &how)
+                    }
+                };
+                let harmful = scene.topic.harmful;
+                (scene, [&first, &second].map(|a| Side::composed(a, harmful)))
             }
         };
-        let (mut texts, mut scores) = (
-            [first.text(), second.text()],
-            [first.scores(harmful), second.scores(harmful)],
-        );
-        let mut kinds =
-            [&first, &second].map(|a| a.sentences.iter().map(|s| s.category).collect::<Vec<_>>());
-        if kind == 9 && !decided_only {
-            let bad = if rng.chance(0.5) {
-                spoil(c, rng, &scene, &texts[1])
-            } else {
-                splice(c, rng, &scene, &second)
-            };
-            let reading = c.world.read_on(scene.topic, &bad);
-            if !bad.is_empty() && bad != texts[1] {
-                texts[1] = bad;
-                scores[1] = reading.scores;
-                kinds[1].clear();
-            }
+        if rng.chance(0.5) {
+            sides.swap(0, 1);
         }
-        let of = |i: usize| dimension.map_or(0.0, |d| scores[i].get(d));
-        let margin = of(0) - of(1);
+        let [a, b] = sides;
+        let margin = dimension.map_or(0.0, |d| a.scores.get(d) - b.scores.get(d));
         let equal = rlaif_world::prefers(margin, 0.0).is_none();
         // A pair that says nothing is kept now and then, so that "equal" is learned too. Refusing
         // help with an everyday matter is no more harmless than helping: without enough pairs that
         // say so, declining looks safer whatever was asked, and a policy learns to decline.
         let kept = match dimension {
-            Some(Dimension::Harmless) if !harmful => 0.75,
+            Some(Dimension::Harmless) if !scene.topic.harmful => 0.75,
             _ => 0.25,
         };
-        if equal && dimension.is_some() && (decided_only || !rng.chance(kept)) {
+        if equal && dimension.is_some() && !rng.chance(kept) {
             continue;
         }
-        let grade = |i: usize| dimension.map_or(2, |d| scores[i].grade(d));
-        let (x, y) = if rng.chance(0.5) { (0, 1) } else { (1, 0) };
+        let grade = |s: &Side| dimension.map_or(2, |d| s.scores.grade(d));
         return Pair {
-            grades: (grade(x), grade(y)),
-            kinds: (std::mem::take(&mut kinds[x]), std::mem::take(&mut kinds[y])),
-            margin: if x == 0 { margin } else { -margin },
-            a: std::mem::take(&mut texts[x]),
-            b: std::mem::take(&mut texts[y]),
+            grades: (grade(&a), grade(&b)),
+            kinds: (a.kinds, b.kinds),
+            margin,
+            a: a.text,
+            b: b.text,
             scene,
         };
     }
@@ -405,6 +370,11 @@ impl Asked {
         })
     }
 
+    /// What a sentence does; the worst grade for one that does not parse.
+    fn kind(&self, kind: Option<Category>) -> u32 {
+        kind.map_or(self.grades[0], |k| self.categories[k as usize])
+    }
+
     /// The grade in one dimension, drawn: over many rows a place learns all eight.
     fn quality(&self, rng: &mut Rng, scores: &Scores) -> u32 {
         let d = Dimension::ALL[rng.below(8)];
@@ -428,6 +398,7 @@ pub struct CriticRows<'w> {
     stops: [u32; 3],
     asked: Asked,
     lesson: Lesson,
+    faults: Faults<'w>,
 }
 
 /// What the critic is shown more of.
@@ -471,7 +442,12 @@ const OF_RESPONSE: f32 = 0.4;
 const SHARPNESS: f64 = 4.0;
 
 impl<'w> CriticRows<'w> {
-    pub fn new(world: &'w World, words: Tokenizer, lesson: Lesson) -> Result<Self, String> {
+    pub fn new(
+        world: &'w World,
+        words: Tokenizer,
+        lesson: Lesson,
+        faults: Faults<'w>,
+    ) -> Result<Self, String> {
         let id = |t: &str| {
             words
                 .id(t)
@@ -483,6 +459,7 @@ impl<'w> CriticRows<'w> {
             stops: [id(".")?, id("?")?, id("!")?],
             asked: Asked::new(&words)?,
             lesson,
+            faults,
             words,
             compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
         })
@@ -504,7 +481,7 @@ impl<'w> CriticRows<'w> {
     fn comparison(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
         let dimension = (!rng.chance(0.04)).then(|| self.lesson.dimension(rng));
-        let pair = pair(c, rng, dimension, false);
+        let pair = pair(c, rng, dimension, Some(&self.faults));
         let first = rng.chance(1.0 / (1.0 + (-SHARPNESS * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
         let mut turns = self
@@ -550,10 +527,11 @@ impl<'w> CriticRows<'w> {
             (b + 1..end, &pair.kinds.1, pair.grades.1),
         ] {
             for (n, (at, kind)) in self.sentences(&row, range.clone(), kinds).enumerate() {
-                row.ask(at, self.asked.categories[kind as usize], OF_SENTENCE);
-                let effect = match dimension {
-                    Dimension::Concise => 4 - n.min(4),
-                    other => (2 + 2 * kind.effect(other, harmful)) as usize,
+                row.ask(at, self.asked.kind(kind), OF_SENTENCE);
+                let effect = match (kind, dimension) {
+                    (None, _) => 0,
+                    (_, Dimension::Concise) => 4 - n.min(4),
+                    (Some(kind), other) => (2 + 2 * kind.effect(other, harmful)) as usize,
                 };
                 row.ask(at + 1, self.asked.grades[effect], OF_SENTENCE);
             }
@@ -563,17 +541,19 @@ impl<'w> CriticRows<'w> {
     }
 
     /// Where each of an answer's sentences ends and what it does; nothing where they cannot be
-    /// told apart.
+    /// told apart. What follows the last stop has no end to ask at.
     fn sentences(
         &self,
         row: &Row,
         range: Range<usize>,
-        kinds: &[Category],
-    ) -> impl Iterator<Item = (usize, Category)> + use<> {
+        kinds: &[Option<Category>],
+    ) -> impl Iterator<Item = (usize, Option<Category>)> + use<> {
         let mut stops: Vec<usize> = range
+            .clone()
             .filter(|i| self.stops.contains(&row.tokens[*i]))
             .collect();
-        if stops.len() != kinds.len() {
+        let open = stops.last().is_none_or(|last| last + 1 < range.end);
+        if stops.len() + usize::from(open) != kinds.len() {
             stops.clear();
         }
         stops.into_iter().zip(kinds.to_vec())
@@ -581,35 +561,32 @@ impl<'w> CriticRows<'w> {
 
     fn conversation(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
-        let scene = c.scene(rng, 0.4);
-        let how = manner(rng);
-        let answer = c.answer(rng, scene.topic, &how);
-        let (mut text, mut scores) = (answer.text(), answer.scores(scene.topic.harmful));
-        let mut kinds: Vec<Category> = answer.sentences.iter().map(|s| s.category).collect();
-        let bad = match rng.unit() {
-            u if u < 0.1 => spoil(c, rng, &scene, &text),
-            u if u < 0.2 => splice(c, rng, &scene, &answer),
-            _ => String::new(),
+        let (scene, said) = if rng.chance(0.3) {
+            let fault = self.faults.draw(c, rng);
+            let said = Side::read(c.world, &fault.scene, fault.text);
+            (fault.scene, said)
+        } else {
+            let scene = c.scene(rng, 0.4);
+            let how = manner(rng);
+            let answer = c.answer(rng, scene.topic, &how);
+            let said = Side::composed(&answer, scene.topic.harmful);
+            (scene, said)
         };
-        if !bad.is_empty() && bad != text {
-            scores = c.world.read_on(scene.topic, &bad).scores;
-            text = bad;
-            kinds.clear();
-        }
-        let mut turns = scene.prompt.0.clone();
-        turns.push(Message::assistant(text));
+        let mut turns = scene.prompt.0;
+        turns.push(Message::assistant(said.text));
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
         let mut row = Row::silent(tokens);
         for t in row.tokens.split_mut(|t| *t < tokenizer::TURN_TOKENS) {
             self.blur(rng, t);
         }
-        for (at, kind) in self.sentences(&row, from..end, &kinds) {
-            row.ask(at, self.asked.categories[kind as usize], OF_SENTENCE);
+        // The turn's end closes it.
+        for (at, kind) in self.sentences(&row, from..end - 1, &said.kinds) {
+            row.ask(at, self.asked.kind(kind), OF_SENTENCE);
         }
         // The question about the whole comes after its last token, where a scalar head reads.
         row.tokens.push(tokenizer::PAD);
-        row.targets.push(self.asked.quality(rng, &scores));
+        row.targets.push(self.asked.quality(rng, &said.scores));
         row.weights.push(1.0);
         Ok(row)
     }

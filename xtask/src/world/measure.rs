@@ -1,77 +1,13 @@
 //! How well the finished models do on text that they have never seen.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use rlaif_core::{Message, Sampling};
-use rlaif_engine::{Job, LlamaConfig, Options, Scheduler, Tokenizer, Weights};
 use rlaif_feedback::{Inserts, Purpose, Template};
 use rlaif_world::{Composer, Dimension, Habits, Manner, Rng, Side, Use, World};
 use serde_json::{Map, Value, json};
 
 use super::data::{Pair, pair, revision_turns};
-
-struct Model {
-    words: Tokenizer,
-    scheduler: Scheduler,
-    eos: Arc<[u32]>,
-}
-
-impl Model {
-    fn open(folder: &Path) -> Result<Self, String> {
-        let text = |e: rlaif_engine::EngineError| e.to_string();
-        let config = LlamaConfig::read(folder).map_err(text)?;
-        let weights = Arc::new(Weights::read(folder, &config).map_err(text)?);
-        Ok(Model {
-            words: Tokenizer::read(folder).map_err(text)?,
-            scheduler: Scheduler::of(&config, &weights, config.max_positions, Options::default()),
-            eos: config.eos.clone().into(),
-        })
-    }
-
-    /// log P((A)) − log P((B)) of each conversation.
-    fn compare(&mut self, talks: &[Vec<Message>]) -> Result<Vec<f64>, String> {
-        let options = ["(A)", "(B)"].map(|t| self.words.id(t).unwrap_or(0));
-        let jobs = talks
-            .iter()
-            .map(|m| {
-                Ok(Job::Score {
-                    prompt: self.words.chat(m, true, None).map_err(|e| e.to_string())?,
-                    continuation: Vec::new(),
-                    first: options.to_vec(),
-                })
-            })
-            .collect::<Result<Vec<_>, String>>()?;
-        let done = self.scheduler.run(jobs).map_err(|e| e.to_string())?;
-        Ok(done
-            .iter()
-            .map(|d| f64::from(d.first[0]) - f64::from(d.first[1]))
-            .collect())
-    }
-
-    fn sample(&mut self, talks: &[Vec<Message>], temperature: f32) -> Result<Vec<String>, String> {
-        let jobs = talks
-            .iter()
-            .enumerate()
-            .map(|(i, m)| {
-                Ok(Job::Sample {
-                    prompt: self.words.chat(m, true, None).map_err(|e| e.to_string())?,
-                    sampling: Sampling {
-                        temperature,
-                        max_new_tokens: 160,
-                        ..Sampling::default()
-                    },
-                    seed: i as u64,
-                    eos: Arc::clone(&self.eos),
-                })
-            })
-            .collect::<Result<Vec<_>, String>>()?;
-        let done = self.scheduler.run(jobs).map_err(|e| e.to_string())?;
-        done.iter()
-            .map(|d| self.words.decode(&d.ids).map_err(|e| e.to_string()))
-            .collect()
-    }
-}
+use super::model::Model;
 
 /// Pairs by a dimension, the eight in turn, that the oracle decides (or calls equal), shown in both
 /// orders.
@@ -99,7 +35,7 @@ impl Shown {
         for i in 0..pairs {
             let d = Dimension::ALL[i % 8];
             let p: Pair<'_> = loop {
-                let p = pair(c, &mut rng, Some(d), decided);
+                let p = pair(c, &mut rng, Some(d), None);
                 if p.a_is_better().is_some() == decided {
                     break p;
                 }

@@ -6,7 +6,9 @@
 //! figures are written beside them. The work goes on from its last checkpoint.
 
 mod data;
+mod faults;
 mod measure;
+mod model;
 mod pretrain;
 mod tokenizer;
 
@@ -17,6 +19,7 @@ use rlaif_engine::{LlamaConfig, Tokenizer};
 use rlaif_world::World;
 
 use data::{AssistantRows, CriticRows, Lesson};
+use faults::Faults;
 use pretrain::{Plan, pretrain};
 
 const HELP: &str = "\
@@ -84,6 +87,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     }
     if wants("critic") {
         let words = read("critic")?;
+        let faults = Faults::of(world, &out.join("assistant"))?;
         let first = work.join("critic-first");
         let plan = Plan {
             name: "critic",
@@ -97,7 +101,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         // Where it was finished before, this only writes it again.
         pretrain(
             &plan,
-            &CriticRows::new(world, read("critic")?, Lesson::All)?,
+            &CriticRows::new(world, read("critic")?, Lesson::All, faults.clone())?,
         )?;
         let plan = Plan {
             name: "critic, what is hard",
@@ -108,7 +112,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
             out: out.join("critic"),
             ..plan
         };
-        pretrain(&plan, &CriticRows::new(world, words, Lesson::Hard)?)?;
+        pretrain(&plan, &CriticRows::new(world, words, Lesson::Hard, faults)?)?;
     }
     if wants("measure") {
         let pairs = number("--pairs", 2_000.0)? as usize;
