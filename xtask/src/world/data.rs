@@ -9,7 +9,7 @@ use rlaif_world::{
     Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use, World,
 };
 
-use super::faults::Faults;
+use super::faults::{Fault, Faults};
 use super::tokenizer;
 
 /// A row: input tokens, what is asked at each, and what it counts.
@@ -268,19 +268,17 @@ impl Side {
 }
 
 /// Draws a pair: independent answers, an answer and its revision, or an answer and a faulty one
-/// where there are faults to draw from; mostly such that one is better.
+/// where `fault` gives one; mostly such that one is better.
 pub fn pair<'w>(
     c: &Composer<'w>,
     rng: &mut Rng,
     dimension: Option<Dimension>,
-    faults: Option<&Faults<'w>>,
+    fault: &dyn Fn(&mut Rng) -> Option<Fault<'w>>,
 ) -> Pair<'w> {
     loop {
         let how = manner(rng);
-        let kind = rng.below(10);
-        let (scene, mut sides) = match (kind, faults) {
-            (8 | 9, Some(faults)) => {
-                let fault = faults.draw(c, rng);
+        let (scene, mut sides) = match fault(rng) {
+            Some(fault) => {
                 let harmful = fault.scene.topic.harmful;
                 let whole = fault
                     .intact
@@ -289,10 +287,10 @@ pub fn pair<'w>(
                 let bad = Side::read(c.world, &fault.scene, fault.text);
                 (fault.scene, [Side::composed(&whole, harmful), bad])
             }
-            _ => {
+            None => {
                 let scene = c.scene(rng, 0.4);
                 let first = c.answer(rng, scene.topic, &how);
-                let second = match (kind, dimension) {
+                let second = match (rng.below(10), dimension) {
                     (0 | 1, Some(d)) => c.revise(rng, scene.topic, &first, d),
                     (2, _) => {
                         let d = Dimension::ALL[rng.below(8)];
@@ -410,13 +408,27 @@ pub enum Lesson {
     /// about them early and sure of them late, and as long as it is, its log-odds say less of a
     /// difference there than of one in tone.
     Hard,
+    /// The same, with the assistant's own slips under these two. Shown under all eight, faults of so
+    /// many forms make the critic doubt what it knows of the others: of "concise", for one, where a
+    /// shorter answer is better unless something is wrong with it.
+    Last,
 }
 
 impl Lesson {
+    /// Share of faulty answers in comparisons by a dimension.
+    fn faulty(self, dimension: Option<Dimension>) -> f64 {
+        match (self, dimension) {
+            (Lesson::All | Lesson::Hard, _) => 0.1,
+            (Lesson::Last, Some(Dimension::Helpful)) => 0.35,
+            (Lesson::Last, Some(Dimension::Harmless)) => 0.2,
+            (Lesson::Last, _) => 0.0,
+        }
+    }
+
     fn dimension(self, rng: &mut Rng) -> Dimension {
         match self {
             Lesson::All => Dimension::ALL[rng.below(8)],
-            Lesson::Hard => {
+            Lesson::Hard | Lesson::Last => {
                 let weights = Dimension::ALL.map(|d| match d {
                     Dimension::Harmless => 4.0,
                     Dimension::Helpful => 2.0,
@@ -481,7 +493,10 @@ impl<'w> CriticRows<'w> {
     fn comparison(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
         let dimension = (!rng.chance(0.04)).then(|| self.lesson.dimension(rng));
-        let pair = pair(c, rng, dimension, Some(&self.faults));
+        let pair = pair(c, rng, dimension, &|rng| {
+            rng.chance(self.lesson.faulty(dimension))
+                .then(|| self.faults.draw(c, rng))
+        });
         let first = rng.chance(1.0 / (1.0 + (-SHARPNESS * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
         let mut turns = self
@@ -561,7 +576,7 @@ impl<'w> CriticRows<'w> {
 
     fn conversation(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
-        let (scene, said) = if rng.chance(0.3) {
+        let (scene, said) = if rng.chance(0.2) {
             let fault = self.faults.draw(c, rng);
             let said = Side::read(c.world, &fault.scene, fault.text);
             (fault.scene, said)
@@ -614,6 +629,7 @@ impl Rows for CriticRows<'_> {
         let lesson = match self.lesson {
             Lesson::All => "critic",
             Lesson::Hard => "critic, what is hard",
+            Lesson::Last => "critic, at last",
         };
         let mut rng = Rng::of(2, &[lesson, &step.to_string()]);
         (0..40)

@@ -27,6 +27,11 @@ const ANSWERS: usize = 6_000;
 const TEMPERATURES: [f32; 3] = [0.7, 0.9, 1.1];
 
 impl<'w> Faults<'w> {
+    /// Broken answers only.
+    pub fn made() -> Self {
+        Faults { slips: Vec::new() }
+    }
+
     /// Lets the finished assistant answer, and keeps what does not parse: the mistakes that a critic
     /// of its policies will have to see, which no rule for breaking an answer makes quite so.
     pub fn of(world: &'w World, assistant: &Path) -> Result<Self, String> {
@@ -64,7 +69,7 @@ impl<'w> Faults<'w> {
         Ok(Faults { slips })
     }
 
-    /// Two in five are slips.
+    /// Two in five are slips, where there are any.
     pub fn draw(&self, c: &Composer<'w>, rng: &mut Rng) -> Fault<'w> {
         loop {
             if rng.chance(0.4)

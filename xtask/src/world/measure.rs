@@ -35,7 +35,7 @@ impl Shown {
         for i in 0..pairs {
             let d = Dimension::ALL[i % 8];
             let p: Pair<'_> = loop {
-                let p = pair(c, &mut rng, Some(d), None);
+                let p = pair(c, &mut rng, Some(d), &|_| None);
                 if p.a_is_better().is_some() == decided {
                     break p;
                 }

@@ -86,33 +86,35 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         pretrain(&plan, &AssistantRows::new(world, words)?)?;
     }
     if wants("critic") {
-        let words = read("critic")?;
-        let faults = Faults::of(world, &out.join("assistant"))?;
-        let first = work.join("critic-first");
-        let plan = Plan {
-            name: "critic",
-            config: shape(tokenizer::padded(words.len())),
-            from: None,
-            steps: scaled(3_200),
-            rate: 2e-3,
-            work: work.join("critic"),
-            out: first.clone(),
-        };
-        // Where it was finished before, this only writes it again.
-        pretrain(
-            &plan,
-            &CriticRows::new(world, read("critic")?, Lesson::All, faults.clone())?,
-        )?;
-        let plan = Plan {
-            name: "critic, what is hard",
-            from: Some(first),
-            steps: scaled(800),
-            rate: 1e-3,
-            work: work.join("critic-hard"),
-            out: out.join("critic"),
-            ..plan
-        };
-        pretrain(&plan, &CriticRows::new(world, words, Lesson::Hard, faults)?)?;
+        let slips = Faults::of(world, &out.join("assistant"))?;
+        let config = shape(tokenizer::padded(read("critic")?.len()));
+        let mut from = None;
+        for (name, lesson, steps, rate) in [
+            ("critic", Lesson::All, 3_200, 2e-3),
+            ("critic-hard", Lesson::Hard, 800, 1e-3),
+            ("critic-last", Lesson::Last, 1_200, 1e-3),
+        ] {
+            let plan = Plan {
+                name,
+                config: config.clone(),
+                from,
+                steps: scaled(steps),
+                rate,
+                work: work.join(name),
+                out: match lesson {
+                    Lesson::Last => out.join("critic"),
+                    _ => work.join(format!("{name}-done")),
+                },
+            };
+            // Where it was finished before, this only writes it again.
+            let faults = match lesson {
+                Lesson::Last => slips.clone(),
+                _ => Faults::made(),
+            };
+            let rows = CriticRows::new(world, read("critic")?, lesson, faults)?;
+            pretrain(&plan, &rows)?;
+            from = Some(plan.out);
+        }
     }
     if wants("measure") {
         let pairs = number("--pairs", 2_000.0)? as usize;
