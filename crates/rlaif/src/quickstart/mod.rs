@@ -72,7 +72,7 @@ impl Default for Quickstart {
             models: None,
             prompts: 1_200,
             episodes: 3_072,
-            kl_coef: 0.1,
+            kl_coef: 0.05,
             kl_budget: 20.0,
             critic_position_logit: 0.0,
             critic_noise: 0.0,
