@@ -10,7 +10,7 @@ use rlaif::stages::{fixed, judge as judges};
 use rlaif::{JudgeConfig, Method, Outcome, Principles};
 use rlaif_core::dataset::Row;
 use rlaif_core::{Cost, Model, Rating};
-use rlaif_feedback::{Scorer, ratings};
+use rlaif_feedback::{Scorer, ratings_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -109,6 +109,7 @@ fn columns(completions: &[String], rated: &RatedRow, judge: &Model) -> Value {
         "outcomes": rated.ratings.iter().map(|r| r.iter().map(|r| r.outcome).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "raw": rated.ratings.iter().map(|r| r.iter().map(|r| &r.raw).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "outcome": rated.outcome(), "error": rated.error(),
+        "shortened": rated.ratings.iter().flatten().find_map(|r| r.shortened),
         "model_name": judge.id(),
         "judge": rated.ratings.iter().flatten().next().map(|r| rater_name(&r.rater)),
     })
@@ -150,23 +151,9 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 }))
             },
             |row: Arc<Row>| async move {
-                let row = &*row;
-                let asked = row
-                    .completions
-                    .iter()
-                    .enumerate()
-                    .map(|(i, text)| async move {
-                        let id = match row.completions.len() {
-                            1 => row.id.clone(),
-                            _ => format!("{}/{i}", row.id),
-                        };
-                        ratings(scorer, &id, &row.prompt, text).await
-                    });
-                let mut rated = Vec::with_capacity(row.completions.len());
-                for of_completion in futures::future::join_all(asked).await {
-                    rated.push(of_completion?);
-                }
-                Ok(RatedRow { ratings: rated })
+                let texts: Vec<&str> = row.completions.iter().map(String::as_str).collect();
+                let ratings = ratings_of(scorer, &row.id, &row.prompt, &texts).await?;
+                Ok(RatedRow { ratings })
             },
             |row, rated: Option<RatedRow>| match rated {
                 Some(rated) => {
