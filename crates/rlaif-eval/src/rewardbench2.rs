@@ -11,7 +11,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// The subsets, whose mean is the benchmark's score.
-pub const SUBSETS: [&str; 6] = ["Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties"];
+pub const SUBSETS: [&str; 6] = [
+    "Factuality",
+    "Precise IF",
+    "Math",
+    "Safety",
+    "Focus",
+    "Ties",
+];
 /// The subset with several correct answers, which is scored by a rule of its own.
 pub const TIES: &str = "Ties";
 /// What a prompt is worth none of whose ratings can be read: a draw among four.
@@ -216,10 +223,7 @@ mod tests {
             subset: subset.into(),
             id: id.into(),
             n_correct,
-            scores: scores
-                .iter()
-                .map(|s| (!s.is_nan()).then_some(*s))
-                .collect(),
+            scores: scores.iter().map(|s| (!s.is_nan()).then_some(*s)).collect(),
         }
     }
 
@@ -234,7 +238,11 @@ mod tests {
             (vec![none, 9.0, 1.0, 1.0], 0.0),
             (vec![none, none, none, none], 0.25),
         ] {
-            assert_eq!(best_of(&row("Math", "1", 1, &scores)), expected, "{scores:?}");
+            assert_eq!(
+                best_of(&row("Math", "1", 1, &scores)),
+                expected,
+                "{scores:?}"
+            );
         }
     }
 

@@ -142,7 +142,7 @@ fn subsets_are_rewardbench_2s() {
                     .as_array()
                     .unwrap()
                     .iter()
-                    .map(serde_json::Value::as_f64)
+                    .map(Value::as_f64)
                     .collect(),
             })
             .collect();

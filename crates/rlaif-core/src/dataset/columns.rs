@@ -25,13 +25,7 @@ pub(super) fn row(value: Value) -> Result<Row, String> {
     let has = |name: &str| columns.get(name).is_some_and(|v| !v.is_null());
     if let Some(completions) = lists(&columns) {
         let prompt = prompt_of(columns.get("prompt").unwrap_or(&Value::Null), "prompt")?;
-        return finish(
-            columns,
-            prompt,
-            completions,
-            Probability::new(1.0),
-            false,
-        );
+        return finish(columns, prompt, completions, Probability::new(1.0), false);
     }
     if has("chosen") && has("rejected") {
         let (prompt, completions) = preference(&columns)?;
@@ -213,6 +207,13 @@ fn prompt_of(value: &Value, name: &str) -> Result<Prompt, String> {
 
 /// Completions under any of their names; an answer as messages counts by its last turn.
 fn completions(columns: &Map<String, Value>) -> Result<Vec<String>, String> {
+    // A row of `rlaif critique` keeps all completions of its prompt and is about one of them.
+    let critiqued = columns.contains_key("rlaif_id")
+        && columns.contains_key("critique")
+        && !columns.contains_key("revision");
+    if let (true, Some(response)) = (critiqued, columns.get("response")) {
+        return Ok(vec![answer(response, "response")?]);
+    }
     for name in ["completions", "generations", "responses"] {
         match columns.get(name) {
             None | Some(Value::Null) => {}

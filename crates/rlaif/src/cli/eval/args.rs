@@ -19,8 +19,9 @@ Examples:
       --repeats 1 --attacks --out judges.json
 
 The reference is the label that the rows carry: `chosen` and `rejected`, or `preference`. Rows of
-RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well. In both
-orders, position bias cancels; with `--orders given`, `chosen` is always shown first, and agreement
+RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well; where
+`chosen` and `rejected` are lists (RewardBench 2), every answer is scored by itself with
+`--score-template`, and the file by that benchmark's rule. In both orders, position bias cancels; with `--orders given`, `chosen` is always shown first, and agreement
 holds the bias.")]
     Judge(EvalJudgeArgs),
     /// How policies fare against a reference, by AlpacaEval's win rate.

@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::args::EvalJudgeArgs;
+use super::best_of;
 use crate::cli::args::{FilesArgs, Global};
 use crate::cli::desk::Desk;
 use crate::cli::input::note_faults;
@@ -40,8 +41,10 @@ struct Out<'a> {
 pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
     let (config, jurors) = args.how.config()?;
     let (mut files, mut rows) = (Vec::new(), Vec::new());
+    let mut several = None;
     for path in &args.input {
         let dataset = dataset::read(path)?;
+        several = several.or_else(|| best_of::several(&dataset));
         if dataset.rows.iter().any(is_judged) {
             files.push(dataset);
         } else {
@@ -49,6 +52,9 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
         }
     }
     check(args, &files, &rows)?;
+    if let (Some(row), [input]) = (several, rows.as_slice()) {
+        return best_of::measure(args, global, &config, input.clone(), &row).await;
+    }
     let mut all = Vec::new();
     for dataset in &files {
         note_faults(dataset, &Bars::new());
@@ -169,7 +175,7 @@ fn check(args: &EvalJudgeArgs, files: &[Dataset], rows: &[PathBuf]) -> Result<()
 }
 
 /// The judges with their names; each may have so many others beside it.
-fn open_all(
+pub(super) fn open_all(
     desk: &mut Desk,
     args: &EvalJudgeArgs,
     others: usize,

@@ -14,7 +14,7 @@ use super::args::EndpointArgs;
 use super::desk::Desk;
 use super::models::weighted;
 pub use contrast::{ContrastArgs, contrast};
-pub use rate::{RateArgs, rate};
+pub use rate::{RateArgs, RatedRow, rate};
 
 /// A word of a recipe, on the command line.
 pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
