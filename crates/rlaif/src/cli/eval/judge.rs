@@ -95,6 +95,7 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
         desk.close(log, &total)?;
         asked = Some((desk, total, gate));
     }
+    tell_apart(&mut all);
     let mut reports = Vec::new();
     for (labels, table) in all.iter().zip(tables) {
         reports.push(measures::report(labels, table)?);
@@ -139,6 +140,16 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
 
 fn is_judged(row: &Row) -> bool {
     row.columns.contains_key("rlaif_id") && row.columns.contains_key("p_first")
+}
+
+/// Labels of one judge in several files are named by their file as well.
+fn tell_apart(all: &mut [Labels]) {
+    let names: Vec<String> = all.iter().map(|labels| labels.judge.clone()).collect();
+    for labels in all.iter_mut() {
+        if names.iter().filter(|name| **name == labels.judge).count() > 1 {
+            labels.judge = format!("{} ({})", labels.judge, labels.source);
+        }
+    }
 }
 
 /// What cannot be done is said before anything is asked.
