@@ -308,7 +308,7 @@ pub fn constitution(title: &str, report: &ConstitutionReport) -> String {
     };
     let body = html! {
         p { (report.pairs) " pairs, each judged under every principle by itself by " b { (visible(&report.judge)) } "." }
-        @if report.advice.is_empty() { p { "Nothing stands out: every principle decides, and no two say the same or the opposite." } }
+        @if report.advice.is_empty() { p { (report.nothing()) "." } }
         @else { h2 { "Advice" } ul { @for a in &report.advice { li { (visible(a)) } } } }
         h2 { "Do they agree?" }
         div.plots { figure {
