@@ -41,8 +41,9 @@ impl Room {
     pub(crate) fn after(shown: usize, told: TooLong) -> Option<Room> {
         let cut = match told.tokens.checked_sub(told.limit) {
             Some(over) if over > 0 && told.limit > 0 => {
-                let each = told.sent as f64 / told.tokens as f64;
-                (1.1 * over as f64 * each).ceil() as usize + 32
+                let wide = 11 * u128::from(over) * told.sent as u128;
+                let tenth_more = wide.div_ceil(10 * u128::from(told.tokens));
+                usize::try_from(tenth_more).ok()?.checked_add(32)?
             }
             _ => shown / 2,
         };

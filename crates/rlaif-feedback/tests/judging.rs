@@ -474,8 +474,9 @@ fn what_a_model_finds_too_long_is_shortened_alike_and_asked_again() {
             j.orders
         );
         let share = j.shortened.unwrap().responses;
-        // 6,000 characters of responses, some 1,300 of the question, room for 4,000.
-        assert!((0.2..0.5).contains(&share), "{share}");
+        // 6,000 characters of responses, some 1,000 of the question, room for 4,000; without numbers,
+        // half of what was shown.
+        assert!((0.3..0.51).contains(&share), "{share}");
         let seen = seen.lock().unwrap();
         assert_eq!(seen.len(), 2, "both orders are shown, once each");
         for text in seen.iter() {

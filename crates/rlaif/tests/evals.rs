@@ -803,7 +803,14 @@ async fn a_file_in_rewardbench_2s_layout_is_scored_by_its_rule() {
 async fn a_judge_is_measured_with_the_settings_that_it_is_used_with() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    lines(folder, "rows.jsonl", &worths(12));
+    // A grader has no 0 to give.
+    let row = |i: usize| {
+        json!({
+            "prompt": format!("question {i}"),
+            "chosen": format!("an answer of worth:{}", 5 + i % 5), "rejected": format!("worth:{}", 1 + i % 4),
+        })
+    };
+    lines(folder, "rows.jsonl", &(0..12).map(row).collect::<Vec<_>>());
     let fair = Standin::start(
         Plan {
             bias: 0.0,
