@@ -15,6 +15,9 @@ pub(crate) struct Masses {
     pub choices: Vec<f64>,
     /// Probability of all tokens that were not listed.
     pub unseen: f64,
+    /// The most that a choice can have which is not listed: at each place that was read, neither
+    /// more than the unlisted mass nor more than the least listed probability.
+    floor: f64,
 }
 
 enum Reading {
@@ -70,15 +73,17 @@ fn opening(positions: &[Position], choices: &[Vec<String>]) -> Masses {
     let mut masses = Masses {
         choices: vec![0.0; choices.len()],
         unseen: 0.0,
+        floor: 0.0,
     };
     let mut weight = 1.0;
     let mut prefix = String::new();
     for (at, position) in positions.iter().enumerate() {
-        let mut listed = 0.0;
+        let (mut listed, mut least) = (0.0, f64::INFINITY);
         let mut next = None;
         for (token, logprob) in &position.top {
             let p = logprob.exp();
             listed += p;
+            least = p.min(least);
             let text = format!("{prefix}{token}");
             match read(&text, choices) {
                 Reading::Choice(i) => masses.choices[i] += weight * p,
@@ -92,7 +97,9 @@ fn opening(positions: &[Position], choices: &[Vec<String>]) -> Masses {
                 Reading::Open | Reading::Other => {}
             }
         }
-        masses.unseen += weight * (1.0 - listed).max(0.0);
+        let unlisted = (1.0 - listed).max(0.0);
+        masses.unseen += weight * unlisted;
+        masses.floor = masses.floor.max(weight * unlisted.min(least));
         match next {
             Some((w, text)) => (weight, prefix) = (w, text),
             None => break,
@@ -114,23 +121,26 @@ fn in_prose(positions: &[Position], text: &str, choices: &[Vec<String>]) -> Opti
     let mut masses = Masses {
         choices: vec![0.0; choices.len()],
         unseen: 0.0,
+        floor: 0.0,
     };
-    let mut listed = 0.0;
+    let (mut listed, mut least) = (0.0, f64::INFINITY);
     for (token, logprob) in &position.top {
         let p = logprob.exp();
         listed += p;
+        least = p.min(least);
         if let Some(i) = (0..choices.len()).find(|i| spelled(token, *i)) {
             masses.choices[i] += p;
         }
     }
     masses.unseen = (1.0 - listed).max(0.0);
+    masses.floor = masses.unseen.min(least);
     Some(masses)
 }
 
 /// Probabilities of the choices; `None` where the answer names none of them.
 ///
-/// A choice that is not listed can have at most the unlisted mass, and at most the least listed
-/// probability: the smaller of both stands for it, so that it is unlikely and not impossible.
+/// A choice that is not listed where the choices were read is given the most that it can have there,
+/// so that it is unlikely and not impossible. What is listed at other places says nothing of it.
 pub(crate) fn masses(
     positions: &[Position],
     text: &str,
@@ -147,12 +157,7 @@ pub(crate) fn masses(
             None => return None,
         }
     };
-    let least = positions
-        .iter()
-        .flat_map(|p| &p.top)
-        .map(|(_, lp)| lp.exp())
-        .fold(f64::INFINITY, f64::min);
-    let floor = masses.unseen.min(least).max(1e-12);
+    let floor = masses.floor.max(1e-12);
     for mass in &mut masses.choices {
         if *mass == 0.0 {
             *mass = floor;
@@ -236,6 +241,18 @@ mod tests {
     fn a_choice_that_is_not_listed_is_unlikely_and_not_impossible() {
         let m = masses(&[at("A", &[("A", 0.98), ("The", 0.015)])], "A", &letters()).unwrap();
         near(&m.choices, &[0.98, 0.005]);
+    }
+
+    #[test]
+    fn what_is_listed_behind_the_choices_says_nothing_of_them() {
+        // The answer opens with neither; (B) has at most the least of what is listed there, 0.01. What
+        // is unlikely at the next place does not make (A) certain.
+        let p = [
+            at("[", &[("[", 0.7), ("(A", 0.02), ("The", 0.01)]),
+            at("response", &[("response", 0.999_999), ("x", 1e-9)]),
+        ];
+        let m = masses(&p, "[response", &letters()).unwrap();
+        near(&m.choices, &[0.02, 0.01]);
     }
 
     #[test]

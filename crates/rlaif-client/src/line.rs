@@ -430,19 +430,36 @@ fn context_too_long(body: &str) -> Option<ModelError> {
         "exceeds the available context",
         "exceed_context_size",
         "prompt is too long",
+        "model's context length",
+        "longer than the maximum model length",
     ];
     if !says.iter().any(|s| lower.contains(s)) {
         return None;
     }
-    let numbers: Vec<u64> = lower
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|n| n.parse().ok())
-        .filter(|n| *n >= 64)
-        .collect();
-    // The limit is the smaller number of any two; the status or a lone number tells nothing.
-    let (tokens, limit) = match (numbers.iter().max(), numbers.iter().min()) {
-        (Some(max), Some(min)) if max > min => (*max, *min),
-        _ => (0, 0),
+    // A status and a request's id stand beside the message, and are no tokens.
+    let said = match serde_json::from_str::<Value>(body) {
+        Ok(value) => error_text(&value).to_lowercase(),
+        Err(_) => lower,
     };
-    Some(ModelError::ContextTooLong { tokens, limit })
+    let numbers = |text: &str| -> Vec<u64> {
+        let all = text.split(|c: char| !c.is_ascii_digit());
+        all.filter_map(|n| n.parse().ok())
+            .filter(|n| *n >= 64)
+            .collect()
+    };
+    let all = numbers(&said);
+    let tokens = all.iter().copied().max().unwrap_or(0);
+    // The limit follows the word, where it is named: an answer's length may stand there as well.
+    let named = said.match_indices("context");
+    let named = named.filter_map(|(at, _)| numbers(&said[at..]).first().copied());
+    let limit = named.filter(|n| *n < tokens).min();
+    let limit = limit.or(all.iter().copied().min().filter(|n| *n < tokens));
+    Some(match limit {
+        Some(limit) => ModelError::ContextTooLong { tokens, limit },
+        // A lone number tells nothing.
+        None => ModelError::ContextTooLong {
+            tokens: 0,
+            limit: 0,
+        },
+    })
 }

@@ -354,25 +354,54 @@ async fn errors_of_the_user_stop_at_once_with_advice() {
 
 #[tokio::test]
 async fn a_prompt_that_is_too_long_is_told_in_tokens() {
-    let server = server(|_, _| {
-        ResponseTemplate::new(400).set_body_json(json!({"error": {"message":
-            "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."}}))
-    })
-    .await;
-    let error = open(&server, |_| {})
-        .sample(&sampled(), &context())
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ModelError::ContextTooLong {
-                tokens: 5000,
-                limit: 4096
-            }
+    // OpenAI, vLLM (with the answer's length), llama.cpp (its status in the body), Anthropic, SGLang,
+    // and one that gives no numbers.
+    let said = [
+        (
+            json!({"error": {"message": "This model's maximum context length is 4096 tokens. However, you \
+            requested 5000 tokens."}}),
+            (5000, 4096),
         ),
-        "{error:?}"
-    );
+        (
+            json!({"error": {"message": "This model's maximum context length is 4096 tokens. However, you \
+            requested 5000 tokens (4744 in the messages, 256 in the completion)."}}),
+            (5000, 4096),
+        ),
+        (
+            json!({"error": {"code": 400, "message": "request (5000 tokens) exceeds the available context \
+            size (4096 tokens), try increasing it", "type": "exceed_context_size_error",
+            "n_prompt_tokens": 5000, "n_ctx": 4096}}),
+            (5000, 4096),
+        ),
+        (
+            json!({"error": {"message": "prompt is too long: 5000 tokens > 4096 maximum"},
+            "request_id": "req_0112048"}),
+            (5000, 4096),
+        ),
+        (
+            json!({"error": {"message": "The input (5000 tokens) is longer than the model's context length \
+            (4096 tokens)."}}),
+            (5000, 4096),
+        ),
+        (
+            json!({"error": {"message": "too much", "code": "context_length_exceeded"}}),
+            (0, 0),
+        ),
+    ];
+    for (body, expected) in said {
+        let server = {
+            let body = body.clone();
+            server(move |_, _| ResponseTemplate::new(400).set_body_json(&body)).await
+        };
+        let error = open(&server, |_| {})
+            .sample(&sampled(), &context())
+            .await
+            .unwrap_err();
+        let ModelError::ContextTooLong { tokens, limit } = error else {
+            panic!("{body}: {error:?}")
+        };
+        assert_eq!((tokens, limit), expected, "{body}");
+    }
 }
 
 #[tokio::test]

@@ -296,9 +296,9 @@ pub enum ModelError {
         usage: Usage,
     },
     /// The prompt does not fit.
-    #[error("the prompt has {tokens} tokens, the model takes {limit}")]
+    #[error("{}", does_not_fit(*tokens, *limit))]
     ContextTooLong {
-        /// Tokens of the prompt; 0 where the server did not say.
+        /// Tokens asked for, with those that the answer may have; 0 where the server did not say.
         tokens: u64,
         /// The model's limit; 0 where the server did not say.
         limit: u64,
@@ -335,6 +335,13 @@ pub enum ModelError {
         /// What is wrong.
         message: String,
     },
+}
+
+fn does_not_fit(tokens: u64, limit: u64) -> String {
+    if tokens == 0 || limit == 0 {
+        return "the prompt does not fit the model".to_owned();
+    }
+    format!("{tokens} tokens, with the answer's, do not fit the model's {limit}")
 }
 
 impl ModelError {

@@ -26,6 +26,7 @@ struct Request {
 
 /// A model in memory. Calls from any number of tasks are batched by one thread of its own.
 pub struct LocalModel {
+    positions: usize,
     id: ModelId,
     tokenizer: Arc<Tokenizer>,
     eos: Arc<[u32]>,
@@ -82,6 +83,7 @@ impl LocalModel {
             .spawn(move || serve(scheduler, &words, &requests))
             .map_err(|e| EngineError::Request(format!("cannot start a thread: {e}")))?;
         Ok(LocalModel {
+            positions: config.max_positions,
             id: ModelId::new(name),
             tokenizer,
             eos: config.eos.clone().into(),
@@ -127,14 +129,27 @@ impl LocalModel {
         self
     }
 
-    fn prompt(&self, messages: &[Message], prefill: Option<&str>) -> Result<Vec<u32>, ModelError> {
+    /// The prompt's tokens, where they fit with `more`.
+    fn prompt(
+        &self,
+        messages: &[Message],
+        prefill: Option<&str>,
+        more: usize,
+    ) -> Result<Vec<u32>, ModelError> {
         let ids = match (self.raw, messages) {
             (true, [one]) => self
                 .tokenizer
                 .encode(&(one.content.clone() + prefill.unwrap_or("")), true),
             _ => self.tokenizer.chat(messages, true, prefill),
         };
-        ids.map_err(|e| refuse(&e))
+        let ids = ids.map_err(|e| refuse(&e))?;
+        match ids.len() + more {
+            tokens if tokens > self.positions => Err(ModelError::ContextTooLong {
+                tokens: tokens as u64,
+                limit: self.positions as u64,
+            }),
+            _ => Ok(ids),
+        }
     }
 
     async fn ask(
@@ -203,7 +218,8 @@ impl LanguageModel for LocalModel {
         cx: &'a CallContext,
     ) -> BoxFuture<'a, Result<Completion, ModelError>> {
         Box::pin(async move {
-            let prompt = self.prompt(&request.messages, request.prefill.as_deref())?;
+            let more = (request.sampling.max_new_tokens as usize).saturating_sub(1);
+            let prompt = self.prompt(&request.messages, request.prefill.as_deref(), more)?;
             let length = prompt.len();
             let job = Job::Sample {
                 prompt,
@@ -245,7 +261,6 @@ impl LanguageModel for LocalModel {
         _cx: &'a CallContext,
     ) -> BoxFuture<'a, Result<ChoiceLogprobs, ModelError>> {
         Box::pin(async move {
-            let prompt = self.prompt(&request.messages, request.prefill.as_deref())?;
             let mut spelled: Vec<Vec<Vec<u32>>> = Vec::new();
             for spellings in &request.choices {
                 let mut ids = Vec::new();
@@ -258,6 +273,9 @@ impl LanguageModel for LocalModel {
                 ids.dedup_by(|later, kept| later.starts_with(kept));
                 spelled.push(ids);
             }
+            let longest = spelled.iter().flatten().map(Vec::len).max().unwrap_or(1);
+            let more = longest.saturating_sub(1);
+            let prompt = self.prompt(&request.messages, request.prefill.as_deref(), more)?;
             let single: Vec<u32> = spelled
                 .iter()
                 .flatten()

@@ -24,6 +24,7 @@ pub mod price;
 pub mod quantile;
 pub mod recalibrate;
 pub mod rewardbench;
+pub mod rewardbench2;
 pub mod summary;
 pub mod winrate;
 
@@ -45,5 +46,6 @@ pub use position::{Estimate, PositionBias, position_bias};
 pub use price::{LABEL_PRICES, LabelPrice, label_price};
 pub use recalibrate::Recalibration;
 pub use rewardbench::{Pick, RewardBench, rewardbench};
+pub use rewardbench2::{BestOf, RewardBench2, rewardbench2};
 pub use summary::{HumanAgreement, JudgeSummary, OutcomeCounts, SummaryBuilder};
 pub use winrate::{Comparison, WinRate, win_rate, win_rate_clustered};

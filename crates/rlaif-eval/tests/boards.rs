@@ -126,3 +126,39 @@ fn sections_are_rewardbenchs() {
     }
     assert_eq!(rewardbench([("no subset of theirs", Pick::Chosen)]), None);
 }
+
+#[test]
+fn subsets_are_rewardbench_2s() {
+    for case in golden!("rewardbench2")["cases"].as_array().unwrap() {
+        let rows: Vec<BestOf> = case["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| BestOf {
+                subset: row["subset"].as_str().unwrap().into(),
+                id: row["id"].as_str().unwrap().into(),
+                n_correct: row["num_correct"].as_u64().unwrap() as usize,
+                scores: row["scores"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(Value::as_f64)
+                    .collect(),
+            })
+            .collect();
+        let got = rewardbench2(&rows).unwrap();
+        let expected = case["subsets"].as_object().unwrap();
+        assert_eq!(got.subsets.len(), expected.len());
+        for (subset, score) in expected {
+            close(got.subsets[subset], score.as_f64().unwrap(), 1e-12);
+        }
+        let all: f64 = got.subsets.values().sum();
+        match got.score {
+            Some(score) => close(score, all / 6.0, 1e-12),
+            None => assert_eq!(expected.len(), 3),
+        }
+        // Part of the cases has ratings that cannot be read, and says so.
+        assert!(got.unread["Factuality"] > 0 && !got.unread.contains_key("Ties"));
+    }
+    assert_eq!(rewardbench2(&[]), None);
+}

@@ -20,6 +20,8 @@ pub(crate) struct Answer {
     pub cut: bool,
     pub outcome: Outcome,
     pub error: Option<String>,
+    /// The prompt does not fit the model: tokens asked for and tokens that it takes.
+    pub too_long: Option<(u64, u64)>,
     pub usage: Usage,
 }
 
@@ -29,6 +31,10 @@ pub(crate) fn outcome_of(error: ModelError) -> Result<Answer, FeedbackError> {
         return Err(FeedbackError::Stop(error));
     }
     let message = Some(error.to_string());
+    let too_long = match error {
+        ModelError::ContextTooLong { tokens, limit } => Some((tokens, limit)),
+        _ => None,
+    };
     let (text, outcome, usage) = match error {
         ModelError::Refused { text } => (text, Outcome::Refused, Usage::default()),
         ModelError::Unparseable {
@@ -45,6 +51,7 @@ pub(crate) fn outcome_of(error: ModelError) -> Result<Answer, FeedbackError> {
         cut: outcome == Outcome::Truncated,
         outcome,
         error: message,
+        too_long,
         usage,
     })
 }
@@ -116,6 +123,7 @@ pub(crate) async fn sample_held_to(
                 cut: completion.finish == Finish::Length,
                 outcome,
                 error,
+                too_long: None,
                 usage: completion.usage,
             })
         }

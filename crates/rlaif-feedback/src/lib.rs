@@ -32,7 +32,7 @@ pub use judge::{
     Exemplar, Judge, JudgeConfig, Juror, Method, Orders, Principles, Rationale, Ties, judge,
 };
 pub use revise::{ReviseConfig, Reviser, revise};
-pub use score::{JudgeReward, Scorer, ratings};
+pub use score::{JudgeReward, Scorer, ratings, ratings_of};
 pub use template::{Inserts, Purpose, Template};
 
 /// Version that provenance names.

@@ -11,6 +11,7 @@ use rlaif_core::{
 use crate::ask;
 use crate::combine::laplace;
 use crate::error::FeedbackError;
+use crate::shorten::TooLong;
 use crate::template::{Template, VerdictForm};
 
 /// How a verdict is asked for.
@@ -53,6 +54,8 @@ pub(crate) struct Reading {
     pub raw: Vec<String>,
     pub reasoning: Vec<String>,
     pub error: Option<String>,
+    /// What was sent did not fit the model.
+    pub too_long: Option<TooLong>,
     pub usage: Usage,
     reads: Vec<Read>,
     off: Vec<f32>,
@@ -97,6 +100,7 @@ impl Asking<'_> {
             };
             into.usage.add(&answer.usage);
             into.keep(&answer.text, &answer.reasoning);
+            into.note_length(&answer, messages);
             let read = self.read(&answer.text);
             match (answer.outcome, read) {
                 (Outcome::Decided | Outcome::Unparseable, Some(read)) => {
@@ -217,12 +221,24 @@ impl Asking<'_> {
 }
 
 impl Reading {
-    /// Notes a call that failed before any verdict was asked for.
-    pub(crate) fn fail(&mut self, answer: ask::Answer) {
+    /// Notes a call that failed before any verdict was asked for, by what was sent.
+    pub(crate) fn fail(&mut self, answer: ask::Answer, sent: &[Message]) {
+        self.note_length(&answer, sent);
         self.usage.add(&answer.usage);
         self.keep(&answer.text, &answer.reasoning);
         self.unread += 1;
         self.failed.get_or_insert((answer.outcome, answer.error));
+    }
+
+    fn note_length(&mut self, answer: &ask::Answer, sent: &[Message]) {
+        let Some((tokens, limit)) = answer.too_long else {
+            return;
+        };
+        self.too_long.get_or_insert(TooLong {
+            tokens,
+            limit,
+            sent: sent.iter().map(|m| m.content.chars().count()).sum(),
+        });
     }
 
     fn keep(&mut self, text: &str, reasoning: &str) {

@@ -11,15 +11,15 @@ use futures::future;
 use minijinja::context;
 use rlaif_core::{
     BoxFuture, CallContext, Constitution, Evidence, Message, Model, ModelId, Outcome, Principle,
-    Probability, Prompt, Provenance, Rater, Rating, Reward, RewardError, Score, ScoreItem, Usage,
-    seed,
+    Probability, Prompt, Provenance, Rater, Rating, Reward, RewardError, Score, ScoreItem,
+    Shortened, Usage, seed,
 };
 
 use crate::VERSION;
 use crate::error::FeedbackError;
 use crate::judge::{JudgeConfig, Principles, standard};
 use crate::reading::{Asking, Reading};
-use crate::shorten::{Room, fit};
+use crate::shorten::{ATTEMPTS, Room, TooLong, fit_alone};
 use crate::template::{Inserts, Purpose, Scale, Template, VerdictForm, fence};
 
 /// Everything a score needs beside the response. Of the configuration it heeds `principles`,
@@ -113,44 +113,142 @@ pub async fn ratings(
     prompt: &Prompt,
     response: &str,
 ) -> Result<Vec<Rating>, FeedbackError> {
+    let mut all = ratings_of(scorer, id, prompt, &[response]).await?;
+    Ok(all.pop().unwrap_or_default())
+}
+
+/// Scores several responses to one prompt, each by itself: a list for each response, by principle.
+/// They are held against the same principles, and what does not fit is shortened by the same share
+/// in all, so that their scores may be compared.
+///
+/// # Errors
+/// As [`ratings`].
+pub async fn ratings_of(
+    scorer: &Scorer,
+    id: &str,
+    prompt: &Prompt,
+    responses: &[&str],
+) -> Result<Vec<Vec<Rating>>, FeedbackError> {
     let principles = scorer.principles(id);
     let asked = principles
         .iter()
-        .map(|(principle, _)| rate(scorer, &scorer.model, id, prompt, response, *principle));
-    let mut ratings = Vec::with_capacity(principles.len());
+        .map(|(principle, _)| rate(scorer, &scorer.model, id, prompt, responses, *principle));
+    let mut all: Vec<Vec<Rating>> = responses.iter().map(|_| Vec::new()).collect();
     for rated in future::join_all(asked).await {
-        ratings.push(rated?.rating);
+        for (of_response, rating) in all.iter_mut().zip(rated?.ratings) {
+            of_response.push(rating);
+        }
     }
-    Ok(ratings)
+    Ok(all)
 }
 
-/// A rating with all that it used.
+/// Ratings of several responses by one principle, one a response, with all that they used.
 pub(crate) struct Rated {
-    pub rating: Rating,
+    pub ratings: Vec<Rating>,
+    /// Different responses that are shown as one text: a comparison of their scores says nothing.
+    pub alike: bool,
     pub usage: Usage,
 }
 
-/// Scores one response by one principle, or by the whole constitution.
+/// A response, and what of it and its prompt is shown.
+struct Asked<'a> {
+    id: &'a str,
+    prompt: &'a Prompt,
+    response: &'a str,
+    shown_prompt: &'a Prompt,
+    shown: &'a str,
+    shortened: Option<Shortened>,
+    principle: Option<&'a Principle>,
+}
+
+/// Scores responses to one prompt by one principle, or by the whole constitution.
 pub(crate) async fn rate(
     scorer: &Scorer,
     model: &Model,
     id: &str,
     prompt: &Prompt,
-    response: &str,
+    responses: &[&str],
     principle: Option<&Principle>,
 ) -> Result<Rated, FeedbackError> {
-    let config = &scorer.config;
-    let room = Room {
-        chars: config.max_input_chars,
-        tokens: config.max_input_tokens,
+    let mut room = Room {
+        chars: scorer.config.max_input_chars,
+        tokens: scorer.config.max_input_tokens,
     };
-    let shown = fit(room, model.as_ref(), prompt, &[response])?;
-    let text = shown.responses.first().map_or(response, String::as_str);
-    let prompt_text = shown.prompt.to_text();
+    let mut usage = Usage::default();
+    let mut attempt = 0;
+    loop {
+        let shown = fit_alone(room, model.as_ref(), prompt, responses)?;
+        let of_prompt = shown.prompt.to_text().chars().count();
+        let asked = responses.iter().zip(&shown.responses).map(|(whole, text)| {
+            let asked = Asked {
+                id,
+                prompt,
+                response: whole,
+                shown_prompt: &shown.prompt,
+                shown: text,
+                shortened: shown.shortened,
+                principle,
+            };
+            rate_shown(scorer, model, asked)
+        });
+        let mut ratings = Vec::with_capacity(responses.len());
+        let mut tighter: Option<Room> = None;
+        let answers = future::join_all(asked).await;
+        for (answer, text) in answers.into_iter().zip(&shown.responses) {
+            let (rating, used, too_long) = answer?;
+            usage.add(&used);
+            ratings.push(rating);
+            if let Some(told) = too_long {
+                // Of several that are too long, the one that leaves least.
+                let room = Room::after(of_prompt + text.chars().count(), told);
+                tighter = [tighter, room]
+                    .into_iter()
+                    .flatten()
+                    .min_by_key(|r| r.chars);
+            }
+        }
+        attempt += 1;
+        match tighter {
+            Some(tighter) if attempt < ATTEMPTS => room = tighter,
+            _ => {
+                let shown = shown.responses.iter().map(String::as_str);
+                return Ok(Rated {
+                    ratings,
+                    alike: is_one(shown) && !is_one(responses.iter().copied()),
+                    usage,
+                });
+            }
+        }
+    }
+}
+
+/// All texts are the same one.
+fn is_one<'a>(mut texts: impl Iterator<Item = &'a str>) -> bool {
+    let first = texts.next();
+    texts.all(|text| Some(text) == first)
+}
+
+/// Scores one response as it is shown.
+async fn rate_shown(
+    scorer: &Scorer,
+    model: &Model,
+    asked: Asked<'_>,
+) -> Result<(Rating, Usage, Option<TooLong>), FeedbackError> {
+    let config = &scorer.config;
+    let Asked {
+        id,
+        prompt,
+        response,
+        shown_prompt,
+        shown: text,
+        shortened,
+        principle,
+    } = asked;
+    let prompt_text = shown_prompt.to_text();
     let messages = scorer.template.render(
         context! {
             prompt => &prompt_text,
-            conversation => shown.prompt.to_transcript(),
+            conversation => shown_prompt.to_transcript(),
             response => text,
             principle => standard(&scorer.constitution, principle),
             fence => fence(&[&prompt_text, text]),
@@ -191,38 +289,36 @@ pub(crate) async fn rate(
     let score = (!reading.p.is_empty()).then(|| expected(&reading.p));
     let raw = reading.raw.join("\n---\n");
     let written = scorer.template.verdict() == VerdictForm::Written;
-    Ok(Rated {
-        rating: Rating {
-            id: id.to_owned(),
-            prompt: prompt.clone(),
-            response: response.to_owned(),
-            principle: principle.map(|p| p.id.clone()),
-            score,
-            distribution: reading.p,
-            off_choice_mass: reading.off_choice_mass,
-            evidence: reading.evidence,
-            outcome: reading.outcome.unwrap_or(Outcome::Failed),
-            reason: match written {
-                true => reason_in(&raw),
-                false => String::new(),
-            },
-            raw,
-            error: reading.error,
-            shortened: shown.shortened,
-            rater: Rater::Model(model.id().clone()),
-            cost: (&reading.usage).into(),
-            provenance: Provenance {
-                model: model.id().clone(),
-                sampling: None,
-                template: scorer.template.hash().to_owned(),
-                constitution: scorer.constitution.hash(),
-                seed: seed::derive(scorer.seed, &["score", id]),
-                version: VERSION.to_owned(),
-                lost: reading.usage.lost.clone(),
-            },
+    let rating = Rating {
+        id: id.to_owned(),
+        prompt: prompt.clone(),
+        response: response.to_owned(),
+        principle: principle.map(|p| p.id.clone()),
+        score,
+        distribution: reading.p,
+        off_choice_mass: reading.off_choice_mass,
+        evidence: reading.evidence,
+        outcome: reading.outcome.unwrap_or(Outcome::Failed),
+        reason: match written {
+            true => reason_in(&raw),
+            false => String::new(),
         },
-        usage: reading.usage,
-    })
+        raw,
+        error: reading.error,
+        shortened,
+        rater: Rater::Model(model.id().clone()),
+        cost: (&reading.usage).into(),
+        provenance: Provenance {
+            model: model.id().clone(),
+            sampling: None,
+            template: scorer.template.hash().to_owned(),
+            constitution: scorer.constitution.hash(),
+            seed: seed::derive(scorer.seed, &["score", id]),
+            version: VERSION.to_owned(),
+            lost: reading.usage.lost.clone(),
+        },
+    };
+    Ok((rating, reading.usage, reading.too_long))
 }
 
 /// The reason in a written grade: what stands behind `Rationale:`, or before the grade's mark.

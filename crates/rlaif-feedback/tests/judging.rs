@@ -422,6 +422,108 @@ fn what_does_not_fit_is_cut_alike_on_both_sides_and_the_record_says_so() {
     assert_eq!((j.outcome, j.p_first.get()), (Outcome::Abstained, None));
 }
 
+/// A judge that takes so many tokens of four characters, says by how much a prompt is too long where
+/// `tells`, and keeps what it was shown.
+fn narrow(limit: u64, tells: bool, seen: &Arc<std::sync::Mutex<Vec<String>>>) -> Model {
+    let keep = Arc::clone(seen);
+    let fits = move |m: &[Message]| {
+        let text = whole(m);
+        let tokens = text.chars().count() as u64 / 4;
+        if tokens > limit {
+            let told = if tells { (tokens, limit) } else { (0, 0) };
+            return Err(ModelError::ContextTooLong {
+                tokens: told.0,
+                limit: told.1,
+            });
+        }
+        keep.lock().unwrap().push(text);
+        Ok(())
+    };
+    let fits = Arc::new(fits);
+    let graded = Arc::clone(&fits);
+    Arc::new(
+        ScriptedModel::new("narrow", move |m| {
+            graded(m)?;
+            Ok("[[7]]".into())
+        })
+        .with_probabilities(move |m| {
+            fits(m)?;
+            Ok(if good_is_first(&whole(m)) {
+                vec![0.9, 0.1]
+            } else {
+                vec![0.1, 0.9]
+            })
+        }),
+    )
+}
+
+#[test]
+fn what_a_model_finds_too_long_is_shortened_alike_and_asked_again() {
+    let (a, b) = (
+        format!("GOOD{}", "a".repeat(3_996)),
+        format!("BAD{}", "b".repeat(1_997)),
+    );
+    for tells in [true, false] {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let by = by(narrow(1_000, tells, &seen), TWO, JudgeConfig::default());
+        let j = ask(&by, &a, &b);
+        assert_eq!(
+            (j.outcome, j.orders_agree),
+            (Outcome::Decided, Some(true)),
+            "{:?}",
+            j.orders
+        );
+        let share = j.shortened.unwrap().responses;
+        // 6,000 characters of responses, some 1,000 of the question, room for 4,000; without numbers,
+        // half of what was shown.
+        assert!((0.3..0.51).contains(&share), "{share}");
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 2, "both orders are shown, once each");
+        for text in seen.iter() {
+            let of = |c: &str, n: f64| {
+                let kept = (n * share).floor() as usize;
+                text.contains(&c.repeat(kept - 4)) && !text.contains(&c.repeat(kept + 1))
+            };
+            assert!(of("a", 4_000.0) && of("b", 2_000.0));
+        }
+        // The record keeps the whole texts.
+        assert_eq!((j.response_a.len(), j.response_b.len()), (4_000, 2_000));
+    }
+    // Where even a hundred characters would not fit, it is a failure that says why.
+    let seen = Arc::default();
+    let j = ask(
+        &by(narrow(100, true, &seen), TWO, JudgeConfig::default()),
+        &a,
+        &b,
+    );
+    assert_eq!((j.outcome, j.p_first.get()), (Outcome::Failed, None));
+    let why = j.orders[0].error.as_deref().unwrap();
+    assert!(why.contains("do not fit the model's 100"), "{why}");
+}
+
+#[test]
+fn responses_that_are_scored_are_shortened_alike_too() {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let model = narrow(700, true, &seen);
+    let j = ask(
+        &by_scores(model),
+        &format!("GOOD{}", "a".repeat(3_996)),
+        &format!("BAD{}", "b".repeat(997)),
+    );
+    // The second would fit as it is; it loses what the first one loses.
+    let share = j.shortened.unwrap().responses;
+    assert!((0.1..0.6).contains(&share), "{share}");
+    assert_eq!(j.outcome, Outcome::Tie);
+    let kept = |c: &str, n: f64| {
+        let kept = (n * share).floor() as usize;
+        let shown = seen.lock().unwrap();
+        let last = shown.iter().rev().find(|t| t.contains(&c.repeat(20)));
+        let last = last.unwrap();
+        last.contains(&c.repeat(kept - 4)) && !last.contains(&c.repeat(kept + 1))
+    };
+    assert!(kept("a", 4_000.0) && kept("b", 1_000.0));
+}
+
 /// A scorer that gives these probabilities to 1..10.
 fn scorer(p: Vec<f64>) -> Scorer {
     let model = ScriptedModel::new("scorer", |_| Ok(String::new()))

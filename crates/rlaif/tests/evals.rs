@@ -18,6 +18,8 @@ use rlaif_core::{
 };
 use rlaif_standin::{Plan, Recorded, Said, Standin};
 use serde_json::{Value, json};
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, MockServer, Request, ResponseTemplate};
 
 use common::rlaif;
 
@@ -655,5 +657,230 @@ async fn the_length_controlled_win_rate_needs_the_benchmarks_file_and_its_number
         assert_eq!(refused.status.code(), Some(2));
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains(words), "{said}");
+    }
+}
+
+/// A judge that gives the number behind `worth:` with a probability of 1, in log-probabilities, and of
+/// a text with "silence" in it nothing that can be read.
+async fn grader() -> MockServer {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .and(path("/v1/chat/completions"))
+        .respond_with(|request: &Request| {
+            let body: Value = serde_json::from_slice(&request.body).unwrap();
+            let text = body["messages"].to_string();
+            let usage = json!({"prompt_tokens": 9, "completion_tokens": 1});
+            let worth = text.rsplit_once("worth:").map(|(_, after)| after[..1].to_owned());
+            let reply = match worth {
+                Some(n) if !text.contains("silence") => {
+                    let top = json!([{"token": n, "logprob": 0.0}]);
+                    json!({"choices": [{"message": {"content": n}, "finish_reason": "stop", "logprobs":
+                        {"content": [{"token": n, "logprob": 0.0, "top_logprobs": top}]}}], "usage": usage})
+                }
+                _ => json!({"choices": [{"message": {"content": "No comment."}, "finish_reason": "stop"}],
+                    "usage": usage}),
+            };
+            ResponseTemplate::new(200).set_body_json(reply)
+        })
+        .mount(&server)
+        .await;
+    server
+}
+
+/// RewardBench 2's own columns, one command, its rule; every answer is scored once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_in_rewardbench_2s_layout_is_scored_by_its_rule() {
+    let server = grader().await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let row = |subset: &str, id: &str, correct: &[&str], wrong: &[&str]| {
+        json!({
+            "prompt": format!("{subset} {id}?"), "chosen": correct, "rejected": wrong,
+            "num_correct": correct.len(), "total_completions": correct.len() + wrong.len(),
+            "subset": subset, "id": id,
+        })
+    };
+    let rows = [
+        // Right; a best score shared by two; wrong; unreadable where it is wrong.
+        row(
+            "Math",
+            "0",
+            &["worth:9"],
+            &["worth:2", "worth:3", "worth:4"],
+        ),
+        row(
+            "Math",
+            "1",
+            &["worth:6"],
+            &["worth:6 too", "worth:3", "worth:4"],
+        ),
+        row(
+            "Math",
+            "2",
+            &["worth:6"],
+            &["worth:7", "worth:3", "worth:4"],
+        ),
+        row(
+            "Math",
+            "3",
+            &["worth:6"],
+            &["silence", "worth:3", "worth:4"],
+        ),
+        row(
+            "Focus",
+            "0",
+            &["silence a"],
+            &["silence b", "silence c", "silence d"],
+        ),
+        row("Ties", "ref:1", &["worth:9"], &["worth:2"]),
+        row(
+            "Ties",
+            "tied:1",
+            &["worth:9", "worth:8"],
+            &["worth:1", "worth:2"],
+        ),
+    ];
+    lines(folder, "two.jsonl", &rows);
+    let url = format!("{}/v1#grader", server.uri());
+    let args = [
+        "eval",
+        "judge",
+        "two.jsonl",
+        "--constitution",
+        "default.toml",
+        "--critic",
+        &url,
+        "--out",
+        "two.json",
+        "--json",
+    ];
+    let printed = object(&rlaif(folder, &args).await);
+    let report = &file(folder, "two.json")["judges"][0];
+    assert_eq!(printed["report"]["judges"][0], *report);
+    let bench = &report["rewardbench2"];
+    near(&bench["subsets"]["Math"], 2.5 / 4.0, 1e-9);
+    near(&bench["subsets"]["Focus"], 0.25, 0.0);
+    // Margins of 7 and 6 over a spread of 1: everything, and 0.01 tanh(5).
+    near(&bench["subsets"]["Ties"], 1.0 + 0.01 * 5f64.tanh(), 1e-6);
+    assert_eq!(bench["unread"], json!({"Math": 1, "Focus": 1}));
+    // Three subsets of six are no score of the benchmark.
+    assert_eq!(bench["score"], Value::Null);
+    assert_eq!(report["cost"]["scores"], 26);
+    let page = std::fs::read_to_string(folder.join("two.html")).unwrap();
+    assert!(page.contains("mean of the six subsets") && page.contains("1 not all read"));
+
+    // Pairs in the same file, and what is for pairs alone, are said before anything is asked.
+    let pair = json!({"prompt": "?", "chosen": "a", "rejected": "b"});
+    lines(folder, "mixed.jsonl", &[rows[0].clone(), pair]);
+    let asked = server.received_requests().await.unwrap().len();
+    for (input, more, words) in [
+        ("mixed.jsonl", vec![], "1 other rows are pairs"),
+        ("two.jsonl", vec!["--attacks"], "are for pairs"),
+    ] {
+        let mut args = vec![
+            "eval",
+            "judge",
+            input,
+            "--constitution",
+            "default.toml",
+            "--critic",
+            &url,
+            "--out",
+            "x.json",
+        ];
+        args.extend(more);
+        let output = rlaif(folder, &args).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(server.received_requests().await.unwrap().len(), asked);
+}
+
+/// The judge is measured as it is used: with several samples, a rationale first, an abstention, a
+/// jury or scores, also under attack.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_judge_is_measured_with_the_settings_that_it_is_used_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // A grader has no 0 to give.
+    let row = |i: usize| {
+        json!({
+            "prompt": format!("question {i}"),
+            "chosen": format!("an answer of worth:{}", 5 + i % 5), "rejected": format!("worth:{}", 1 + i % 4),
+        })
+    };
+    lines(folder, "rows.jsonl", &(0..12).map(row).collect::<Vec<_>>());
+    let fair = Standin::start(
+        Plan {
+            bias: 0.0,
+            ..Plan::default()
+        },
+        0,
+    )
+    .await
+    .unwrap();
+    let lean = Standin::start(
+        Plan {
+            bias: 2.0,
+            ..Plan::default()
+        },
+        0,
+    )
+    .await
+    .unwrap();
+    let grades = grader().await;
+    let urls = [
+        format!("{}#lean", lean.url()),
+        format!("{}#fair", fair.url()),
+        format!("{}/v1#grader", grades.uri()),
+    ];
+    let juror = format!("{}=3", urls[1]);
+    for (name, critic, how, calls) in [
+        ("jury", &urls[0], vec!["--juror", &juror], 4.0),
+        ("first", &urls[0], vec!["--rationale", "first"], 4.0),
+        (
+            "abstain",
+            &urls[0],
+            vec!["--abstain", "--combine", "probability"],
+            2.0,
+        ),
+        (
+            "score",
+            &urls[2],
+            vec!["--method", "score", "--principles", "whole"],
+            2.0,
+        ),
+    ] {
+        let out = format!("{name}.json");
+        let mut args = vec![
+            "eval",
+            "judge",
+            "rows.jsonl",
+            "--constitution",
+            "default.toml",
+            "--critic",
+            critic,
+            "--attacks",
+            "--attack-rows",
+            "2",
+            "--out",
+            &out,
+            "--json",
+        ];
+        args.extend(how);
+        object(&rlaif(folder, &args).await);
+        let judge = &file(folder, &out)["judges"][0];
+        near(&judge["cost_per_label"]["calls"], calls, 1e-9);
+        near(&judge["agreement"]["share"], 1.0, 0.0);
+        assert_eq!(judge["attacks"]["pairs"], 2, "{name}");
+        let padded = &judge["attacks"]["attacks"][7];
+        assert_eq!(padded["attack"], "padding");
+        near(&padded["unfenced"]["flipped"]["share"], 0.0, 0.0);
+        if name == "jury" {
+            // (2 + 3 · 0) / 4
+            near(&judge["position_logit"]["mean"], 0.5, 1e-5);
+            assert!(judge["judge"].as_str().unwrap().contains("1 more"));
+        }
     }
 }

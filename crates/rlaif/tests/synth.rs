@@ -239,3 +239,34 @@ async fn near_duplicates_in_other_words_are_found_by_embeddings() {
         assert_eq!(run(args("x.jsonl", wrong)).await.status.code(), Some(2));
     }
 }
+
+/// A run that brings nothing new has failed, however politely every call was answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn not_one_new_prompt_is_a_failure() {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .and(path("/v1/chat/completions"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({
+            "choices": [{"message": {"content": "What a nice idea!"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 10}})))
+        .mount(&server)
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("own.jsonl"), "{\"prompt\": \"Why?\"}").unwrap();
+    let url = format!("{}/v1#writer", server.uri());
+    let args = [
+        "synth",
+        "own.jsonl",
+        "--policy",
+        &url,
+        "--n",
+        "2",
+        "--out",
+        "new.jsonl",
+    ];
+    let output = rlaif(folder, &args).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no answer held a new prompt"), "{said}");
+}

@@ -23,6 +23,10 @@ pub(super) fn row(value: Value) -> Result<Row, String> {
         }
     };
     let has = |name: &str| columns.get(name).is_some_and(|v| !v.is_null());
+    if let Some(completions) = lists(&columns) {
+        let prompt = prompt_of(columns.get("prompt").unwrap_or(&Value::Null), "prompt")?;
+        return finish(columns, prompt, completions, Probability::new(1.0), false);
+    }
     if has("chosen") && has("rejected") {
         let (prompt, completions) = preference(&columns)?;
         return finish(columns, prompt, completions, Probability::new(1.0), false);
@@ -203,6 +207,13 @@ fn prompt_of(value: &Value, name: &str) -> Result<Prompt, String> {
 
 /// Completions under any of their names; an answer as messages counts by its last turn.
 fn completions(columns: &Map<String, Value>) -> Result<Vec<String>, String> {
+    // A row of `rlaif critique` keeps all completions of its prompt and is about one of them.
+    let critiqued = columns.contains_key("rlaif_id")
+        && columns.contains_key("critique")
+        && !columns.contains_key("revision");
+    if let (true, Some(response)) = (critiqued, columns.get("response")) {
+        return Ok(vec![answer(response, "response")?]);
+    }
     for name in ["completions", "generations", "responses"] {
         match columns.get(name) {
             None | Some(Value::Null) => {}
@@ -336,6 +347,22 @@ fn preference(columns: &Map<String, Value>) -> Result<(Prompt, Vec<String>), Str
         },
         _ => shared(messages(chosen, "chosen")?, messages(rejected, "rejected")?),
     }
+}
+
+/// `chosen` and `rejected` as lists of texts (RewardBench 2): several answers to one prompt, the
+/// chosen ones first. Lists of messages are another layout.
+fn lists(columns: &Map<String, Value>) -> Option<Vec<String>> {
+    let texts = |name: &str| -> Option<Vec<String>> {
+        let items = columns.get(name)?.as_array()?;
+        let texts: Option<Vec<String>> = items
+            .iter()
+            .map(|item| item.as_str().map(str::to_owned))
+            .collect();
+        texts.filter(|texts| !texts.is_empty())
+    };
+    let mut all = texts("chosen")?;
+    all.extend(texts("rejected")?);
+    Some(all)
 }
 
 /// AlpacaEval's `preference`: 1 the first is better, 2 the second, a real number between them is

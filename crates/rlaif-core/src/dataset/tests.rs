@@ -45,6 +45,23 @@ fn rows_by_the_columns_that_people_have() {
     assert_eq!(row.prompt, Prompt(turns));
     assert_eq!(row.completions, ["So.", "No."]);
 
+    // A critique is about one of the prompt's completions; a revision is a second one.
+    let row = one(
+        r#"{"prompt": "Hi", "completions": ["a", "b"], "rlaif_id": "x/1", "response": "b",
+            "critique": "Too short."}"#,
+    );
+    assert_eq!(row.completions, ["b"]);
+    let row = one(
+        r#"{"prompt": "Hi", "completions": ["b", "c"], "rlaif_id": "x/1", "response": "b",
+            "critique": "Too short.", "revision": "c"}"#,
+    );
+    assert_eq!(row.completions, ["b", "c"]);
+
+    // RewardBench 2: the correct answers first.
+    let row = one(r#"{"prompt": "Hi", "chosen": ["a", "b"], "rejected": ["c"], "id": "tied:1"}"#);
+    assert_eq!((row.completions.len(), row.label.get()), (3, None));
+    assert_eq!(row.completions, ["a", "b", "c"]);
+
     let row = one(r#"{"instruction": "Add", "input": "1 2", "output": "3"}"#);
     assert_eq!(
         (row.prompt, row.completions),

@@ -2,14 +2,17 @@
 
 use futures::future;
 use minijinja::context;
-use rlaif_core::{Message, Model, Opinion, Outcome, Principle, Sampling, Shortened, Usage};
+use rlaif_core::{
+    Message, Model, Opinion, Outcome, Principle, Probability, Sampling, Shortened, Usage,
+};
 
 use super::config::{Orders, Rationale};
 use super::present::{Pair, Presented, present};
-use super::{End, Item, Judge, standard, verdict};
+use super::verdict::Combined;
+use super::{ALIKE, End, Item, Judge, standard, verdict};
 use crate::ask;
 use crate::error::FeedbackError;
-use crate::shorten::fit;
+use crate::shorten::{ATTEMPTS, Room, Shown, fit};
 use crate::template::{Inserts, VerdictForm};
 
 /// One judge's view by one principle, with what a reason needs.
@@ -55,7 +58,11 @@ pub(super) async fn compare(
         .position(|v| v.opinion.outcome == Outcome::Decided);
     let (combined, orders) = match views.as_slice() {
         [only] => (
-            verdict::of_orders(&judge.config, &only.opinion.orders),
+            Combined {
+                p_first: only.opinion.p_first,
+                outcome: only.opinion.outcome,
+                orders_agree: only.opinion.orders_agree,
+            },
             only.opinion.orders.clone(),
         ),
         several => {
@@ -67,6 +74,9 @@ pub(super) async fn compare(
     end.orders_agree = combined.orders_agree;
     let first = first.and_then(|at| views.get(at)).or(views.first());
     let Some(first) = first else { return Ok(end) };
+    if combined.outcome == Outcome::Abstained && first.opinion.orders.is_empty() {
+        end.reason = ALIKE.into();
+    }
     match (judge.config.rationale, combined.outcome) {
         (Rationale::After, Outcome::Decided) => {
             let first_is_better = combined.p_first.get().is_some_and(|p| p > 0.5);
@@ -76,8 +86,9 @@ pub(super) async fn compare(
             end.reason = text;
         }
         (Rationale::First, _) => {
-            let given = first.opinion.orders.first();
-            end.reason = given.map(|o| o.told.rationale.clone()).unwrap_or_default();
+            if let Some(given) = first.opinion.orders.first() {
+                end.reason = given.told.rationale.clone();
+            }
         }
         _ => {}
     }
@@ -98,12 +109,6 @@ async fn view(
     weight: f64,
     principles: usize,
 ) -> Result<View, FeedbackError> {
-    let responses = [item.response_a, item.response_b];
-    let shown = fit(judge.room(), model.as_ref(), item.prompt, &responses)?;
-    let (response_a, response_b) = match shown.responses.as_slice() {
-        [a, b] => (a.as_str(), b.as_str()),
-        _ => (item.response_a, item.response_b),
-    };
     let standard = standard(&judge.constitution, principle);
     let mut label = String::new();
     if let Some(principle) = principle.filter(|_| principles > 1) {
@@ -112,25 +117,35 @@ async fn view(
     if juror > 0 {
         label.push_str(&format!(", juror {juror}"));
     }
-    let pair = Pair {
-        id: item.id,
-        prompt: &shown.prompt,
-        response_a,
-        response_b,
-        standard: &standard,
-        principle,
-        model,
-        label: &label,
-    };
-    let given = present(judge, &pair, false);
-    let presented: Vec<Presented> = match judge.config.orders {
-        Orders::Given => vec![given.await?],
-        Orders::Both => {
-            let (given, swapped) = future::join(given, present(judge, &pair, true)).await;
-            vec![given?, swapped?]
+    let mut usage = Usage::default();
+    let mut room = judge.room();
+    let mut attempt = 0;
+    let (shown, presented) = loop {
+        let responses = [item.response_a, item.response_b];
+        let shown = fit(room, model.as_ref(), item.prompt, &responses)?;
+        if shown.responses.first() == shown.responses.get(1) {
+            // Whatever a judge said of them would be position bias.
+            return Ok(alike(model, principle, weight, shown, usage));
+        }
+        let asked = Asked {
+            item,
+            model,
+            principle,
+            standard: &standard,
+            label: &label,
+        };
+        let presented = present_all(judge, &asked, &shown).await?;
+        let told = presented.iter().find_map(|p| p.too_long);
+        attempt += 1;
+        match told.and_then(|told| Room::after(shown.chars(), told)) {
+            Some(tighter) if attempt < ATTEMPTS => room = tighter,
+            _ => break (shown, presented),
+        }
+        // An order that was answered before the other was refused is paid for.
+        for refused in &presented {
+            usage.add(&refused.usage);
         }
     };
-    let mut usage = Usage::default();
     let mut messages = Vec::new();
     let mut orders = Vec::with_capacity(presented.len());
     for (i, p) in presented.into_iter().enumerate() {
@@ -155,6 +170,69 @@ async fn view(
         shortened: shown.shortened,
         usage,
     })
+}
+
+/// Who is asked about a pair, and by what.
+struct Asked<'a> {
+    item: &'a Item<'a>,
+    model: &'a Model,
+    principle: Option<&'a Principle>,
+    standard: &'a str,
+    label: &'a str,
+}
+
+/// The pair as it is shown, in each order that is asked for.
+async fn present_all(
+    judge: &Judge,
+    asked: &Asked<'_>,
+    shown: &Shown,
+) -> Result<Vec<Presented>, FeedbackError> {
+    let (response_a, response_b) = match shown.responses.as_slice() {
+        [a, b] => (a.as_str(), b.as_str()),
+        _ => (asked.item.response_a, asked.item.response_b),
+    };
+    let pair = Pair {
+        id: asked.item.id,
+        prompt: &shown.prompt,
+        response_a,
+        response_b,
+        standard: asked.standard,
+        principle: asked.principle,
+        model: asked.model,
+        label: asked.label,
+    };
+    let given = present(judge, &pair, false);
+    Ok(match judge.config.orders {
+        Orders::Given => vec![given.await?],
+        Orders::Both => {
+            let (given, swapped) = future::join(given, present(judge, &pair, true)).await;
+            vec![given?, swapped?]
+        }
+    })
+}
+
+/// The view of a judge that can be shown no difference between the two.
+fn alike(
+    model: &Model,
+    principle: Option<&Principle>,
+    weight: f64,
+    shown: Shown,
+    usage: Usage,
+) -> View {
+    View {
+        opinion: Opinion {
+            judge: model.id().clone(),
+            principle: principle.map(|p| p.id.clone()),
+            weight,
+            p_first: Probability::NONE,
+            outcome: Outcome::Abstained,
+            orders_agree: None,
+            orders: Vec::new(),
+        },
+        messages: Vec::new(),
+        shortened: shown.shortened,
+        usage,
+    }
 }
 
 /// Asks why, in the words of the given order, where the response given first is option (A).

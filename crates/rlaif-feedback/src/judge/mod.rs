@@ -23,9 +23,11 @@ use rlaif_core::{
 
 use crate::VERSION;
 use crate::error::FeedbackError;
-use crate::shorten::{Room, fit};
 pub use config::{Exemplar, JudgeConfig, Juror, Method, Orders, Principles, Rationale, Ties};
 pub use setup::Judge;
+
+/// Why a judge abstains that can be shown no difference.
+const ALIKE: &str = "what the judge can be shown of the two responses is identical";
 
 fn settings(problem: String) -> FeedbackError {
     FeedbackError::Settings { problem }
@@ -126,29 +128,11 @@ pub async fn judge(
         };
         return Ok(judge.record(&item, only, end));
     }
-    if alike(judge, &item)? {
-        let end = End {
-            outcome: Some(Outcome::Abstained),
-            reason: "what the judge can be shown of the two responses is identical".into(),
-            ..End::default()
-        };
-        return Ok(judge.record(&item, only, end));
-    }
     let end = match judge.config.method {
         Method::Compare => compare::compare(judge, &item, &principles).await?,
         Method::Score => scores::by_scores(judge, &item, &principles).await?,
     };
     Ok(judge.record(&item, only, end))
-}
-
-/// True where two different responses are shown as the same text.
-fn alike(judge: &Judge, item: &Item<'_>) -> Result<bool, FeedbackError> {
-    if judge.room() == Room::default() {
-        return Ok(false);
-    }
-    let responses = [item.response_a, item.response_b];
-    let shown = fit(judge.room(), judge.model.as_ref(), item.prompt, &responses)?;
-    Ok(shown.responses.first() == shown.responses.get(1))
 }
 
 /// The standard by which to choose: one principle's words, or all of them as a list.

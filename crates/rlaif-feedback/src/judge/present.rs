@@ -10,6 +10,7 @@ use super::{Judge, Rationale};
 use crate::ask;
 use crate::error::FeedbackError;
 use crate::reading::{Asking, Reading};
+use crate::shorten::TooLong;
 use crate::template::{Inserts, fence};
 
 /// What is presented, and to whom.
@@ -30,6 +31,8 @@ pub(super) struct Pair<'a> {
 pub(super) struct Presented {
     pub result: OrderResult,
     pub messages: Vec<Message>,
+    /// What was sent did not fit the model.
+    pub too_long: Option<TooLong>,
     pub usage: Usage,
 }
 
@@ -147,7 +150,7 @@ pub(super) async fn present(
             };
             let answer = ask::sample(pair.model, asked.clone(), &sampling, &cx).await?;
             if answer.outcome != Outcome::Decided {
-                reading.fail(answer);
+                reading.fail(answer, &asked);
                 messages = asked;
                 continue;
             }
@@ -170,6 +173,7 @@ pub(super) async fn present(
     }
     let reading = reading.finish(choices.len(), true);
     Ok(Presented {
+        too_long: reading.too_long,
         usage: reading.usage.clone(),
         result: result(judge, order, inverted, rationales, reading),
         messages,

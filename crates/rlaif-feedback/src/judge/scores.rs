@@ -1,9 +1,8 @@
 //! Each response by itself: the label follows from two scores.
 
-use futures::future;
 use rlaif_core::{Opinion, Outcome, Principle, Probability};
 
-use super::{End, Item, Judge, settings, verdict};
+use super::{ALIKE, End, Item, Judge, settings, verdict};
 use crate::error::FeedbackError;
 use crate::score;
 
@@ -21,16 +20,14 @@ pub(super) async fn by_scores(
     let mut reasons = Vec::new();
     for (model, juror) in judge.jurors() {
         for (principle, by) in principles {
-            let [a, b] = [item.response_a, item.response_b]
-                .map(|text| score::rate(scorer, model, item.id, item.prompt, text, *principle));
-            let (a, b) = future::join(a, b).await;
-            let (a, b) = (a?, b?);
-            for r in [&a, &b] {
-                end.usage.add(&r.usage);
-                end.shortened = end.shortened.or(r.rating.shortened);
-                reasons.push(match &r.rating.error {
+            let both = [item.response_a, item.response_b];
+            let rated = score::rate(scorer, model, item.id, item.prompt, &both, *principle).await?;
+            end.usage.add(&rated.usage);
+            for rating in &rated.ratings {
+                end.shortened = end.shortened.or(rating.shortened);
+                reasons.push(match &rating.error {
                     Some(error) => error.clone(),
-                    None => r.rating.reason.clone(),
+                    None => rating.reason.clone(),
                 });
             }
             let weight = juror * by;
@@ -43,15 +40,22 @@ pub(super) async fn by_scores(
                 orders_agree: None,
                 orders: Vec::new(),
             };
-            match (a.rating.score, b.rating.score) {
-                (Some(x), Some(y)) => {
-                    opinion.p_first = score::p_better(&a.rating, &b.rating);
-                    total += weight;
-                    sums[0] += weight * x;
-                    sums[1] += weight * y;
+            match rated.ratings.as_slice() {
+                _ if rated.alike => {
+                    opinion.outcome = Outcome::Abstained;
+                    reasons.push(ALIKE.into());
                 }
-                (None, _) => opinion.outcome = a.rating.outcome,
-                (_, None) => opinion.outcome = b.rating.outcome,
+                [a, b] => match (a.score, b.score) {
+                    (Some(x), Some(y)) => {
+                        opinion.p_first = score::p_better(a, b);
+                        total += weight;
+                        sums[0] += weight * x;
+                        sums[1] += weight * y;
+                    }
+                    (None, _) => opinion.outcome = a.outcome,
+                    (_, None) => opinion.outcome = b.outcome,
+                },
+                _ => opinion.outcome = Outcome::Failed,
             }
             end.opinions.push(opinion);
         }

@@ -140,6 +140,13 @@ impl Ended for Sampled {
 /// `rlaif sample`.
 pub async fn sample(args: &SampleArgs, global: &Global) -> Result<u8, Error> {
     let begun = Instant::now();
+    let named = args.model.to_string_lossy();
+    if named.starts_with("http://") || named.starts_with("https://") {
+        return Err(Error::input(
+            format!("`{named}` is an endpoint; `rlaif sample` runs a model's folder in memory"),
+            "`rlaif run` samples from an endpoint: `[candidates]` in the recipe of `rlaif init`",
+        ));
+    }
     let progress: Arc<dyn Progress> = Arc::new(Bars::new());
     let rows = read(&args.input, args.limit, &*progress)?;
     let model = LocalModel::open(&args.model, options(args.cache_mib))?.raw(args.raw);

@@ -2,6 +2,7 @@
 //! `rlaif eval` ask the models; nothing here does.
 
 pub mod attacks;
+pub mod best_of;
 pub mod boards;
 pub mod judges;
 pub mod principles;

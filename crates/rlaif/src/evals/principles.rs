@@ -72,6 +72,18 @@ pub struct ConstitutionReport {
     pub advice: Vec<String>,
 }
 
+impl ConstitutionReport {
+    /// What is said where there is no advice: few pairs show little with certainty.
+    #[must_use]
+    pub fn nothing(&self) -> String {
+        format!(
+            "Nothing stands out with certainty on {} pairs: no principle that hardly ever decides, and \
+             no two that say the same or the opposite",
+            self.pairs
+        )
+    }
+}
+
 /// Measures a constitution: `judged[k][i]` is pair i under principle k; `None` where it was not
 /// reached.
 #[must_use]

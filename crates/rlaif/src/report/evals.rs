@@ -1,11 +1,12 @@
 //! Pages on measured judges, policies and constitutions.
 
 use maud::{Markup, html};
-use rlaif_eval::Proportion;
+use rlaif_eval::{Proportion, RewardBench2};
 
 use super::text::visible;
 use super::{plots, shell};
 use crate::evals::attacks::{AttackFigures, AttackTable};
+use crate::evals::best_of::BestOfReport;
 use crate::evals::boards::Standing;
 use crate::evals::judges::{JudgeReport, SideBySide};
 use crate::evals::principles::ConstitutionReport;
@@ -103,6 +104,59 @@ pub fn judges(title: &str, reports: &[JudgeReport], pairs: &[SideBySide]) -> Str
             } }
         }
         @for r in reports { @if let Some(table) = &r.attacks { (attacks(&r.judge, table)) } }
+    };
+    shell(title, &body)
+}
+
+/// The page on judges that scored several answers to each prompt.
+#[must_use]
+pub fn best_of(title: &str, reports: &[BestOfReport]) -> String {
+    let names: Vec<&str> = reports.iter().map(|r| r.judge.as_str()).collect();
+    let of = |f: &dyn Fn(&RewardBench2) -> Option<f64>| -> Vec<String> {
+        let score = |r: &BestOfReport| r.rewardbench2.as_ref().and_then(f).map(|s| 100.0 * s);
+        reports.iter().map(|r| number(score(r), 1)).collect()
+    };
+    let subsets: std::collections::BTreeSet<&String> = reports
+        .iter()
+        .filter_map(|r| r.rewardbench2.as_ref())
+        .flat_map(|b| b.rows.keys())
+        .collect();
+    let ties = reports
+        .iter()
+        .any(|r| r.rewardbench2.as_ref().is_some_and(|b| b.ties.is_some()));
+    let body = html! {
+        p.soft { "Every answer was scored by itself. By RewardBench 2's rule a prompt counts where a correct answer has the best score, a best score shared by k as 1/k; " i { "Ties" } " has a rule of its own." }
+        div.wide { table {
+            (head("", &names))
+            (row("prompts, without an answer of the judge", reports.iter().map(|r| format!("{}, {}", r.rows, r.open))))
+            @for subset in &subsets {
+                tr {
+                    td { (visible(subset)) }
+                    @for r in reports {
+                        td.n {
+                            @match &r.rewardbench2 {
+                                None => (NONE),
+                                Some(b) => {
+                                    (number(b.subsets.get(*subset).map(|s| 100.0 * s), 1)) " of " (b.rows.get(*subset).copied().unwrap_or_default())
+                                    @if let Some(n) = b.unread.get(*subset) { br; small { (n) " not all read" } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            (row("mean of the six subsets", of(&|b| b.score)))
+            @if ties {
+                (row("Ties: one correct answer wins", of(&|b| b.ties.as_ref().map(|t| t.ref_accuracy))))
+                (row("Ties: all correct answers win", of(&|b| b.ties.as_ref().map(|t| t.tied_accuracy))))
+                (row("Ties: further from wrong than from each other", of(&|b| b.ties.as_ref().and_then(|t| t.correctness_preferred))))
+                (row("… by the smaller margin", of(&|b| b.ties.as_ref().and_then(|t| t.correctness_preferred_hard))))
+            }
+            (row("answers scored, calls", reports.iter().map(|r| format!("{}, {}", r.cost.scores, r.cost.calls))))
+            (row("tokens, prompt + generated", reports.iter().map(|r| format!("{} + {}", r.cost.prompt_tokens, r.cost.completion_tokens))))
+            (row("US dollars", reports.iter().map(|r| number(r.cost.usd, 4))))
+            (row("seconds a prompt", reports.iter().map(|r| number(r.cost.secs, 3))))
+        } }
     };
     shell(title, &body)
 }
@@ -254,7 +308,7 @@ pub fn constitution(title: &str, report: &ConstitutionReport) -> String {
     };
     let body = html! {
         p { (report.pairs) " pairs, each judged under every principle by itself by " b { (visible(&report.judge)) } "." }
-        @if report.advice.is_empty() { p { "Nothing stands out: every principle decides, and no two say the same or the opposite." } }
+        @if report.advice.is_empty() { p { (report.nothing()) "." } }
         @else { h2 { "Advice" } ul { @for a in &report.advice { li { (visible(a)) } } } }
         h2 { "Do they agree?" }
         div.plots { figure {

@@ -127,6 +127,8 @@ fn summary(page: &Page<'_>) -> Markup {
         .filter(|o| count(**o) > 0)
         .map(|o| format!("{} {o}", count(*o)))
         .collect();
+    let cut = page.judgments.iter().filter(|j| j.shortened.is_some());
+    let shortened = cut.count();
     let mut lost = std::collections::BTreeSet::new();
     let (mut calls, mut tokens, mut usd) = (0u64, 0u64, Some(0.0));
     for j in page.judgments {
@@ -146,6 +148,9 @@ fn summary(page: &Page<'_>) -> Markup {
                     @if let Some(usd) = usd.filter(|u| *u > 0.0) { ", " (format!("${usd:.4}")) }
                     "."
                 }
+            }
+            @if shortened > 0 {
+                p.soft { (shortened) " did not fit: both responses were shortened by the same share, which their cards give." }
             }
             @if !lost.is_empty() {
                 p.soft {
@@ -368,6 +373,10 @@ fn card(j: &Judgment) -> Markup {
                     span { @if o.order == PresentationOrder::Given { "given " } @else { "swapped " } (format!("{:.3}", o.p_first)) }
                 }
                 @if j.orders_agree == Some(false) { span.badge { "orders disagree" } }
+                @if let Some(s) = j.shortened {
+                    span.badge { (format!("shown {:.0} % of each response", 100.0 * s.responses))
+                        @if s.prompt < 1.0 { (format!(", {:.0} % of the prompt", 100.0 * s.prompt)) } }
+                }
                 @if let Some(principle) = &j.principle { span { (visible(principle)) } }
                 span { (visible(&j.id)) }
             }

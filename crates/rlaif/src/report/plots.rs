@@ -249,7 +249,7 @@ pub(super) fn matrix(names: &[&str], share: &dyn Fn(usize, usize) -> Option<f64>
                             width=(CELL - 2.0) height=(CELL - 2.0) fill-opacity=(format!("{:.2}", 0.06 + 0.94 * strength)) {
                             title { (super::text::visible(name)) " and " (super::text::visible(names[j])) (format!(": {:.0} % alike", 100.0 * share)) }
                         }
-                        text.cell x=(NAMES + CELL * (j as f64 + 0.5)) y=(top + 17.0) text-anchor="middle" { (format!("{:.0}", 100.0 * share)) }
+                        text.cell.strong[strength > 0.6] x=(NAMES + CELL * (j as f64 + 0.5)) y=(top + 17.0) text-anchor="middle" { (format!("{:.0}", 100.0 * share)) }
                     }
                 }
             }

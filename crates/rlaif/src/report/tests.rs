@@ -47,6 +47,27 @@ fn hostile_text_stays_text() {
 }
 
 #[test]
+fn a_label_of_shortened_responses_says_so() {
+    let mut judged = judgment("a", "b");
+    judged.shortened = Some(rlaif_core::Shortened {
+        prompt: 1.0,
+        responses: 0.375,
+    });
+    let judgments = vec![judged];
+    let summary = JudgeSummary::from_judgments(&judgments, None).unwrap();
+    let html = render(&Page {
+        title: "t",
+        judgments: &judgments,
+        sample_of: 1,
+        revisions: &[],
+        summary: &summary,
+        training: &Training::default(),
+    });
+    assert!(html.contains("shown 38 % of each response") && html.contains("1 did not fit"));
+    assert!(!html.contains("of the prompt"));
+}
+
+#[test]
 fn what_policies_wrote_stays_text_and_curves_are_drawn() {
     use crate::evaluation::{Evaluation, Measured};
     use training::{KeptLine, LogLine, Trained};

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use rlaif::Error;
 
 use crate::cli::args::{EndpointArgs, FilesArgs};
-use crate::cli::judging::{CompareArgs, QuestionArgs};
+use crate::cli::judging::{HowArgs, QuestionArgs};
 
 #[derive(Subcommand)]
 pub enum EvalVerb {
@@ -19,8 +19,9 @@ Examples:
       --repeats 1 --attacks --out judges.json
 
 The reference is the label that the rows carry: `chosen` and `rejected`, or `preference`. Rows of
-RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well. In both
-orders, position bias cancels; with `--orders given`, `chosen` is always shown first, and agreement
+RewardBench (`prompt`, `chosen`, `rejected`, `subset`) are scored by its sections as well; where
+`chosen` and `rejected` are lists (RewardBench 2), every answer is scored by itself with
+`--score-template`, and the file by that benchmark's rule. In both orders, position bias cancels; with `--orders given`, `chosen` is always shown first, and agreement
 holds the bias.")]
     Judge(EvalJudgeArgs),
     /// How policies fare against a reference, by AlpacaEval's win rate.
@@ -101,14 +102,14 @@ pub struct EvalJudgeArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
-    pub judging: CompareArgs,
+    pub how: HowArgs,
     #[command(flatten)]
     pub output: OutArgs,
     /// Judge every pair so many times again, under other seeds and the same principle.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub repeats: u32,
-    /// Attack the worse responses in every shipped way, with the judge's template and without a
-    /// fence.
+    /// Attack the worse responses in every shipped way, with the judge's template and with the
+    /// default question without a fence.
     #[arg(long)]
     pub attacks: bool,
     /// Pairs to attack, drawn from the input; each takes 34 judgments.
@@ -150,7 +151,7 @@ pub struct EvalPolicyArgs {
     #[command(flatten)]
     pub endpoint: EndpointArgs,
     #[command(flatten)]
-    pub judging: CompareArgs,
+    pub how: HowArgs,
     #[command(flatten)]
     pub output: OutArgs,
     /// What a comparison counts.

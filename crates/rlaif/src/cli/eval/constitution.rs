@@ -97,7 +97,7 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
     let gate = desk.gate::<Judgment>("eval-constitution", endpoint, kept, &tally, stopped);
     desk.close(log, &tally)?;
     let words = if report.advice.is_empty() {
-        "every principle decides, and no two say the same or the opposite".to_owned()
+        report.nothing()
     } else {
         report.advice.join("\n")
     };

@@ -9,7 +9,7 @@ use rlaif::evals::judges::{self as measures, JudgeReport, Labels, SideBySide};
 use rlaif::rows::{Tally, check_failed};
 use rlaif::stages::commonest_error;
 use rlaif::stages::judge::{self as judges, Pair};
-use rlaif::{Constitution, Error, JudgeConfig, Judgment, Model, Outcome};
+use rlaif::{Constitution, Error, JudgeConfig, Judgment, Method, Model, Outcome};
 use rlaif_core::dataset::{self, Dataset, Row};
 use rlaif_core::pairs::Pairs;
 use rlaif_core::rowlog::RowLog;
@@ -19,15 +19,18 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::args::EvalJudgeArgs;
+use super::best_of;
 use crate::cli::args::{FilesArgs, Global};
 use crate::cli::desk::Desk;
 use crate::cli::input::note_faults;
+use crate::cli::judging::jury;
 use crate::cli::loose::{PairItem, no_completions, note_short, pairs_of};
 use crate::cli::run::judgment_of;
 use crate::cli::show::Bars;
 
-/// The comparison without a fence.
+/// The comparison without a fence, and the score.
 const UNFENCED: &str = include_str!("../../evals/unfenced.toml");
+const UNFENCED_SCORE: &str = include_str!("../../evals/unfenced_score.toml");
 
 #[derive(Serialize)]
 struct Out<'a> {
@@ -36,10 +39,12 @@ struct Out<'a> {
 }
 
 pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
-    let config = args.judging.config()?;
+    let (config, jurors) = args.how.config()?;
     let (mut files, mut rows) = (Vec::new(), Vec::new());
+    let mut several = None;
     for path in &args.input {
         let dataset = dataset::read(path)?;
+        several = several.or_else(|| best_of::several(&dataset));
         if dataset.rows.iter().any(is_judged) {
             files.push(dataset);
         } else {
@@ -47,6 +52,9 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
         }
     }
     check(args, &files, &rows)?;
+    if let (Some(row), [input]) = (several, rows.as_slice()) {
+        return best_of::measure(args, global, &config, input.clone(), &row).await;
+    }
     let mut all = Vec::new();
     for dataset in &files {
         note_faults(dataset, &Bars::new());
@@ -57,7 +65,8 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
     if let Some(input) = rows.pop() {
         let files = args.output.files(input, args.constitution.as_ref())?;
         let mut desk = Desk::open(&files, "eval-judge", &args.endpoint.run, global)?;
-        let models = open_all(&mut desk, args)?;
+        let models = open_all(&mut desk, args, jurors.len())?;
+        let jury = jury(&mut desk, &jurors, &args.endpoint)?;
         let mut log = desk.log()?;
         let mut total = Tally::default();
         let mut stopped = None;
@@ -66,12 +75,14 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
                 desk: &desk,
                 files: &files,
                 args,
+                config: &config,
+                jury: &jury,
                 log: &mut log,
                 total: &mut total,
                 stopped: &mut stopped,
                 keys: Vec::new(),
             };
-            let (labels, table) = bench.measure(name, model, &config).await?;
+            let (labels, table) = bench.measure(name, model).await?;
             all.push(labels);
             tables.push(table);
         }
@@ -84,6 +95,7 @@ pub async fn judge(args: &EvalJudgeArgs, global: &Global) -> Result<u8, Error> {
         desk.close(log, &total)?;
         asked = Some((desk, total, gate));
     }
+    tell_apart(&mut all);
     let mut reports = Vec::new();
     for (labels, table) in all.iter().zip(tables) {
         reports.push(measures::report(labels, table)?);
@@ -130,6 +142,16 @@ fn is_judged(row: &Row) -> bool {
     row.columns.contains_key("rlaif_id") && row.columns.contains_key("p_first")
 }
 
+/// Labels of one judge in several files are named by their file as well.
+fn tell_apart(all: &mut [Labels]) {
+    let names: Vec<String> = all.iter().map(|labels| labels.judge.clone()).collect();
+    for labels in all.iter_mut() {
+        if names.iter().filter(|name| **name == labels.judge).count() > 1 {
+            labels.judge = format!("{} ({})", labels.judge, labels.source);
+        }
+    }
+}
+
 /// What cannot be done is said before anything is asked.
 fn check(args: &EvalJudgeArgs, files: &[Dataset], rows: &[PathBuf]) -> Result<(), Error> {
     match (args.critic.is_empty(), rows) {
@@ -163,13 +185,21 @@ fn check(args: &EvalJudgeArgs, files: &[Dataset], rows: &[PathBuf]) -> Result<()
     }
 }
 
-fn open_all(desk: &mut Desk, args: &EvalJudgeArgs) -> Result<Vec<(String, Model)>, Error> {
+/// The judges with their names; each may have so many others beside it.
+pub(super) fn open_all(
+    desk: &mut Desk,
+    args: &EvalJudgeArgs,
+    others: usize,
+) -> Result<Vec<(String, Model)>, Error> {
     let mut models = Vec::new();
     for (i, url) in args.critic.iter().enumerate() {
         let name = format!("critic {}", i + 1);
         let model = desk.model(&name, url, &args.endpoint)?;
         // Two servers of one name are told apart by their place.
-        let id = model.id().to_string();
+        let id = match others {
+            0 => model.id().to_string(),
+            n => format!("{} and {n} more", model.id()),
+        };
         let taken = models.iter().any(|(known, _)| *known == id);
         models.push((
             if taken {
@@ -262,6 +292,8 @@ struct Bench<'a> {
     desk: &'a Desk,
     files: &'a FilesArgs,
     args: &'a EvalJudgeArgs,
+    config: &'a JudgeConfig,
+    jury: &'a [Model],
     log: &'a mut RowLog,
     total: &'a mut Tally,
     stopped: &'a mut Option<Error>,
@@ -323,11 +355,12 @@ impl Bench<'_> {
         &mut self,
         name: String,
         model: Model,
-        config: &JudgeConfig,
     ) -> Result<(Labels, Option<AttackTable>), Error> {
         let desk = self.desk;
+        let (config, jury) = (self.config, self.jury);
         let of = |constitution: &Constitution, seed: u64| {
             judges::judge_of(config, model.clone(), constitution, Path::new(""), seed)
+                .map(|by| by.with_jury(jury.to_vec()))
         };
         let by = of(&desk.constitution, desk.seed)?;
         note_short(desk);
@@ -372,7 +405,7 @@ impl Bench<'_> {
             repeats.push(self.ask(&format!("{name}, again"), again).await?.0);
         }
         let table = match self.args.attacks {
-            true => Some(self.attack(&name, &by, &model, config, &kept).await?),
+            true => Some(self.attack(&name, &by, &model, &kept).await?),
             false => None,
         };
         let labels = Labels {
@@ -394,23 +427,37 @@ impl Bench<'_> {
         Ok((labels, table))
     }
 
+    /// The judge with the default question, or score, that fences nothing.
+    fn unfenced(&self, model: &Model) -> Result<Judge, Error> {
+        let pair = Template::parse("unfenced", Purpose::Pair, UNFENCED)?;
+        let config = JudgeConfig {
+            // It shows none.
+            exemplars: String::new(),
+            ..self.config.clone()
+        };
+        let method = config.method;
+        let mut by = Judge::new(
+            model.clone(),
+            self.desk.constitution.clone(),
+            config,
+            Some(pair),
+            self.desk.seed,
+        )?;
+        if method == Method::Score {
+            let score = Template::parse("unfenced score", Purpose::Score, UNFENCED_SCORE)?;
+            by = by.with_score_template(score)?;
+        }
+        Ok(by.with_jury(self.jury.to_vec()))
+    }
+
     async fn attack(
         &mut self,
         name: &str,
         fenced: &Judge,
         model: &Model,
-        config: &JudgeConfig,
         kept: &[(&PairItem, Judgment)],
     ) -> Result<AttackTable, Error> {
-        let template = Template::parse("unfenced", Purpose::Pair, UNFENCED)?;
-        let constitution = self.desk.constitution.clone();
-        let unfenced = Judge::new(
-            model.clone(),
-            constitution,
-            config.clone(),
-            Some(template),
-            self.desk.seed,
-        )?;
+        let unfenced = self.unfenced(model)?;
         // The worse response: by the reference, or by the judge itself where there is none.
         // Pairs whose verdict went against it come first: no other can be turned.
         let mut targets: Vec<(bool, &Pair, bool)> = kept

@@ -1,6 +1,7 @@
 //! `rlaif eval`: judges, policies and constitutions, measured.
 
 mod args;
+mod best_of;
 mod constitution;
 mod judge;
 mod policy;

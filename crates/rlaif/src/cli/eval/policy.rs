@@ -17,6 +17,7 @@ use super::args::{CountArg, EvalPolicyArgs};
 use crate::cli::args::Global;
 use crate::cli::desk::Desk;
 use crate::cli::input::note_faults;
+use crate::cli::judging::jury;
 use crate::cli::run::judgment_of;
 use crate::cli::show::Bars;
 
@@ -83,12 +84,14 @@ pub async fn policy(args: &EvalPolicyArgs, global: &Global) -> Result<u8, Error>
         }
         return Ok(0);
     };
-    let config = args.judging.config()?;
+    let (config, jurors) = args.how.config()?;
     let first = args.input.first().cloned().unwrap_or_default();
     let files = args.output.files(first, args.constitution.as_ref())?;
     let mut desk = Desk::open(&files, "eval-policy", &args.endpoint.run, global)?;
     let model = desk.model("critic", critic, &args.endpoint)?;
-    let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?;
+    let jury = jury(&mut desk, &jurors, &args.endpoint)?;
+    let by = judges::judge_of(&config, model, &desk.constitution, Path::new(""), desk.seed)?
+        .with_jury(jury);
     let settings = judges::settings(&by);
     let limit = args.output.limit.unwrap_or(usize::MAX);
     let items: Vec<(String, (Pair, bool))> = matches

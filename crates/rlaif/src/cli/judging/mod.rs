@@ -5,14 +5,16 @@ mod rate;
 
 use clap::Args;
 use rlaif::error::Error;
-use rlaif::{Combine, JudgeConfig, Method, Orders, Principles, Rationale, Ties};
+use rlaif::{Combine, JudgeConfig, Method, Model, Orders, Principles, Rationale, Ties};
 use rlaif_feedback::Juror;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::args::EndpointArgs;
+use super::desk::Desk;
 use super::models::weighted;
 pub use contrast::{ContrastArgs, contrast};
-pub use rate::{RateArgs, rate};
+pub use rate::{RateArgs, RatedRow, rate};
 
 /// A word of a recipe, on the command line.
 pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
@@ -47,14 +49,7 @@ pub struct CompareArgs {
 }
 
 impl CompareArgs {
-    /// The configuration, at the defaults otherwise.
-    ///
-    /// # Errors
-    /// A value out of its range.
-    pub fn config(&self) -> Result<JudgeConfig, Error> {
-        checked(self.unchecked())
-    }
-
+    /// At the defaults otherwise.
     fn unchecked(&self) -> JudgeConfig {
         JudgeConfig {
             template: self.question.template.clone(),
@@ -183,6 +178,21 @@ impl HowArgs {
         };
         checked(config).map(|config| (config, models))
     }
+}
+
+/// The further judges that `--juror` names, opened.
+///
+/// # Errors
+/// As [`Desk::model`].
+pub(super) fn jury(
+    desk: &mut Desk,
+    named: &[String],
+    endpoint: &EndpointArgs,
+) -> Result<Vec<Model>, Error> {
+    let numbered = named.iter().enumerate();
+    numbered
+        .map(|(i, url)| desk.model(&format!("juror {}", i + 1), url, endpoint))
+        .collect()
 }
 
 /// The configuration, or its first fault in the words of the command line.

@@ -7,10 +7,10 @@ use clap::Args;
 use rlaif::error::Error;
 use rlaif::rows::Ended;
 use rlaif::stages::{fixed, judge as judges};
-use rlaif::{JudgeConfig, Method, Outcome, Principles};
+use rlaif::{Constitution, JudgeConfig, Method, Outcome, Principles};
 use rlaif_core::dataset::Row;
-use rlaif_core::{Cost, Model, Rating};
-use rlaif_feedback::{Scorer, ratings};
+use rlaif_core::{Cost, Rating};
+use rlaif_feedback::{FeedbackError, Scorer, ratings_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -46,8 +46,43 @@ pub struct RateArgs {
 
 /// The scores of a row's completions, by principle and completion.
 #[derive(Serialize, Deserialize)]
-struct RatedRow {
-    ratings: Vec<Vec<Rating>>,
+pub struct RatedRow {
+    pub ratings: Vec<Vec<Rating>>,
+}
+
+impl RatedRow {
+    /// Scores every completion of a row.
+    ///
+    /// # Errors
+    /// As [`ratings_of`].
+    pub async fn ask(scorer: &Scorer, row: &Row) -> Result<Self, FeedbackError> {
+        let texts: Vec<&str> = row.completions.iter().map(String::as_str).collect();
+        let ratings = ratings_of(scorer, &row.id, &row.prompt, &texts).await?;
+        Ok(RatedRow { ratings })
+    }
+
+    /// The row's key in a log.
+    pub fn key(settings: &str, row: &Row) -> String {
+        let prompt = fixed(&row.prompt);
+        let mut parts = vec!["rate", settings, &row.id, &prompt];
+        parts.extend(row.completions.iter().map(String::as_str));
+        rlaif::rows::row_key(&parts)
+    }
+
+    /// A score for each completion: the weighted mean over the principles, and none where any of
+    /// them is missing, so that no response is scored by fewer aspects than its neighbor.
+    pub fn scores(&self, constitution: &Constitution) -> Vec<Option<f64>> {
+        let weight = |r: &Rating| {
+            let principle = r.principle.as_deref().and_then(|id| constitution.get(id));
+            principle.map_or(1.0, |p| p.weight)
+        };
+        let mean = |of: &Vec<Rating>| {
+            let scores: Option<Vec<f64>> = of.iter().map(|r| Some(weight(r) * r.score?)).collect();
+            let total: f64 = of.iter().map(weight).sum();
+            scores.map(|s| s.iter().sum::<f64>() / total)
+        };
+        self.ratings.iter().map(mean).collect()
+    }
 }
 
 impl Ended for RatedRow {
@@ -70,14 +105,9 @@ impl Ended for RatedRow {
 
 /// The columns of a rated row: distilabel's `generations`, `ratings`, `rationales`; and the same by
 /// principle, where there are several.
-fn columns(completions: &[String], rated: &RatedRow, judge: &Model) -> Value {
+fn columns(completions: &[String], rated: &RatedRow, scorer: &Scorer) -> Value {
+    let judge = &scorer.model;
     let of = |rating: &Rating| json!(rating.score);
-    // `ratings` are means over the principles, and null where any of them is missing: a response
-    // is never rated by fewer aspects than its neighbor.
-    let mean = |of_completion: &Vec<Rating>| -> Option<f64> {
-        let scores: Option<Vec<f64>> = of_completion.iter().map(|r| r.score).collect();
-        scores.map(|s| s.iter().sum::<f64>() / s.len().max(1) as f64)
-    };
     let reasons = |of_completion: &Vec<Rating>| -> Option<String> {
         let said: Vec<&str> = of_completion.iter().map(|r| r.reason.trim()).collect();
         let said = said.join("\n").trim().to_owned();
@@ -102,13 +132,14 @@ fn columns(completions: &[String], rated: &RatedRow, judge: &Model) -> Value {
     }
     json!({
         "generations": completions,
-        "ratings": rated.ratings.iter().map(mean).collect::<Vec<_>>(),
+        "ratings": rated.scores(&scorer.constitution),
         "rationales": rated.ratings.iter().map(reasons).collect::<Vec<_>>(),
         "aspects": aspects,
         "distributions": rated.ratings.iter().map(|r| r.iter().map(|r| &r.distribution).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "outcomes": rated.ratings.iter().map(|r| r.iter().map(|r| r.outcome).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "raw": rated.ratings.iter().map(|r| r.iter().map(|r| &r.raw).collect::<Vec<_>>()).collect::<Vec<_>>(),
         "outcome": rated.outcome(), "error": rated.error(),
+        "shortened": rated.ratings.iter().flatten().find_map(|r| r.shortened),
         "model_name": judge.id(),
         "judge": rated.ratings.iter().flatten().next().map(|r| rater_name(&r.rater)),
     })
@@ -143,34 +174,13 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 };
                 Ok(rows.filter(some).map(|row| {
                     let row = row?;
-                    let prompt = fixed(&row.prompt);
-                    let mut parts = vec!["rate", &settings, &row.id, &prompt];
-                    parts.extend(row.completions.iter().map(String::as_str));
-                    Ok((rlaif::rows::row_key(&parts), row))
+                    Ok((RatedRow::key(&settings, &row), row))
                 }))
             },
-            |row: Arc<Row>| async move {
-                let row = &*row;
-                let asked = row
-                    .completions
-                    .iter()
-                    .enumerate()
-                    .map(|(i, text)| async move {
-                        let id = match row.completions.len() {
-                            1 => row.id.clone(),
-                            _ => format!("{}/{i}", row.id),
-                        };
-                        ratings(scorer, &id, &row.prompt, text).await
-                    });
-                let mut rated = Vec::with_capacity(row.completions.len());
-                for of_completion in futures::future::join_all(asked).await {
-                    rated.push(of_completion?);
-                }
-                Ok(RatedRow { ratings: rated })
-            },
+            |row: Arc<Row>| async move { RatedRow::ask(scorer, &row).await },
             |row, rated: Option<RatedRow>| match rated {
                 Some(rated) => {
-                    let mut added = columns(&row.completions, &rated, &scorer.model);
+                    let mut added = columns(&row.completions, &rated, scorer);
                     if let (false, Some(map)) = (
                         row.columns.contains_key("instruction"),
                         added.as_object_mut(),

@@ -391,7 +391,17 @@ fn end(
     let title = format!("New prompts after {}", args.input.display());
     let page = rlaif::report::synth::page(&title, &prompts, &table, own_words);
     write_page(&args.out, args.report.as_deref(), &page)?;
-    let gate = writer.gate();
+    let asked = writer.total.rows;
+    let gate = writer.gate().and_then(|()| match (counts.kept, asked) {
+        (0, 1..) => Err(Error::TooManyFailed {
+            stage: "synth".into(),
+            failed: asked,
+            total: asked,
+            allowed: args.endpoint.max_failed,
+            reason: "no answer held a new prompt".into(),
+        }),
+        _ => Ok(()),
+    });
     let writer_embeds = writer.embedder.is_some();
     writer.desk.close(writer.log, &writer.total)?;
     let mut words = format!(
