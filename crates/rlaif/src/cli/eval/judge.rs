@@ -331,15 +331,14 @@ impl Bench<'_> {
         };
         let by = of(&desk.constitution, desk.seed)?;
         note_short(desk);
-        let settings = judges::settings(&by);
-        let items = pairs_of(desk, &Pairs::All, &settings)?.collect::<Result<Vec<_>, Error>>()?;
+        let items = pairs_of(desk, &Pairs::All)?.collect::<Result<Vec<_>, Error>>()?;
         if items.is_empty() {
             return Err(no_completions(self.files, "two completions to compare"));
         }
         let begun = Instant::now();
         let clean = items
             .iter()
-            .map(|(_, (_, pair))| (&by, pair.clone()))
+            .map(|(_, pair)| (&by, pair.clone()))
             .collect();
         let (judged, fresh) = self.ask(&name, clean).await?;
         let time = Some((begun.elapsed().as_secs_f64(), fresh));
@@ -365,9 +364,7 @@ impl Bench<'_> {
             }
             let again = kept
                 .iter()
-                .filter_map(|((_, (_, pair)), j)| {
-                    Some((judges_by.get(&j.principle)?, pair.clone()))
-                })
+                .filter_map(|((_, pair), j)| Some((judges_by.get(&j.principle)?, pair.clone())))
                 .collect();
             repeats.push(self.ask(&format!("{name}, again"), again).await?.0);
         }
@@ -380,11 +377,11 @@ impl Bench<'_> {
             source: desk.input.path.display().to_string(),
             references: kept
                 .iter()
-                .map(|((_, (row, _)), _)| row.label.get())
+                .map(|((row, _), _)| row.label.get())
                 .collect(),
             subsets: kept
                 .iter()
-                .map(|((_, (row, _)), _)| subset_of(row, self.args.subset.as_deref()))
+                .map(|((row, _), _)| subset_of(row, self.args.subset.as_deref()))
                 .collect(),
             judgments: kept.into_iter().map(|(_, judgment)| judgment).collect(),
             repeats,
@@ -415,7 +412,7 @@ impl Bench<'_> {
         // Pairs whose verdict went against it come first: no other can be turned.
         let mut targets: Vec<(bool, &Pair, bool)> = kept
             .iter()
-            .filter_map(|((_, (row, pair)), judgment)| {
+            .filter_map(|((row, pair), judgment)| {
                 let p = row.label.get().or(judgment.p_first.get())?;
                 let first = p < 0.5;
                 let against = judgment.outcome == Outcome::Decided

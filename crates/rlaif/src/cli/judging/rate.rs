@@ -9,6 +9,7 @@ use rlaif::rows::Ended;
 use rlaif::stages::{fixed, judge as judges};
 use rlaif::{JudgeConfig, Method, Outcome, Principles};
 use rlaif_core::dataset::Row;
+use rlaif_core::export::line_of;
 use rlaif_core::{Cost, Model, Rating};
 use rlaif_feedback::{Scorer, ratings};
 use serde::{Deserialize, Serialize};
@@ -141,13 +142,13 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 let some = |row: &Result<Arc<Row>, Error>| {
                     row.as_ref().map_or(true, |row| !row.completions.is_empty())
                 };
-                Ok(rows.filter(some).map(|row| {
-                    let row = row?;
-                    let prompt = fixed(&row.prompt);
-                    let mut parts = vec!["rate", &settings, &row.id, &prompt];
-                    parts.extend(row.completions.iter().map(String::as_str));
-                    Ok((rlaif::rows::row_key(&parts), row))
-                }))
+                Ok(rows.filter(some))
+            },
+            |row: &Arc<Row>| {
+                let prompt = fixed(&row.prompt);
+                let mut parts = vec!["rate", &settings, &row.id, &prompt];
+                parts.extend(row.completions.iter().map(String::as_str));
+                rlaif::rows::row_key(&parts)
             },
             |row: Arc<Row>| async move {
                 let row = &*row;
@@ -177,9 +178,9 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                     ) {
                         map.insert("instruction".into(), row.prompt.to_text().into());
                     }
-                    with_columns(&row.columns, &row.prompt, added)
+                    line_of(&with_columns(&row.columns, &row.prompt, added))
                 }
-                None => not_run(row, json!({"rlaif_id": row.id})),
+                None => line_of(&not_run(row, json!({"rlaif_id": row.id}))),
             },
             [],
         )
