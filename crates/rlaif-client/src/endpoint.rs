@@ -294,11 +294,7 @@ impl Endpoint {
     }
 
     /// One call through all layers.
-    async fn call(
-        &self,
-        body: Object<'_>,
-        cx: &CallContext,
-    ) -> Result<(Reply, Usage), ModelError> {
+    async fn call(&self, body: Object<'_>, cx: &CallContext) -> Result<(Reply, Usage), ModelError> {
         let name = match self.model.get() {
             Some(name) => name.as_str(),
             None => tokio::time::timeout(cx.deadline, self.model_name())

@@ -87,14 +87,14 @@ impl Shared {
                 lost: Vec::new(),
             },
             Some(dialect) => {
-            let mut fields = call.fields();
-            let lost = dialect.apply(&mut fields);
-            let body = self.api.encode(fields.clone());
-            Encoded {
-                sent: Some(fields),
-                body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),
-                lost,
-            }
+                let mut fields = call.fields();
+                let lost = dialect.apply(&mut fields);
+                let body = self.api.encode(fields.clone());
+                Encoded {
+                    sent: Some(fields),
+                    body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),
+                    lost,
+                }
             }
         };
         if self.must_bound && encoded.lost.iter().any(|f| f == "max_tokens") {

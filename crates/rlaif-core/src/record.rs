@@ -270,7 +270,6 @@ impl From<WrittenOrder> for OrderResult {
     }
 }
 
-
 /// What a judge told beside its verdict; all of it absent where it told nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Told {

@@ -549,10 +549,7 @@ mod tests {
                     .is_some()
             );
         }
-        assert_eq!(
-            log.held("again").unwrap(),
-            Held::As(brief(Outcome::Tie, 9))
-        );
+        assert_eq!(log.held("again").unwrap(), Held::As(brief(Outcome::Tie, 9)));
         for (key, record) in [("bare", 1), ("old", 7), ("spaced", 8)] {
             assert_eq!(log.held(key).unwrap(), Held::Unread, "{key}");
             assert_eq!(log.get::<u32>(key).unwrap(), Some(record), "{key}");

@@ -13,8 +13,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use rlaif_core::rowlog::{Brief, Held, RowLog};
 use rlaif_core::{Candidate, Critique, Judgment, ModelError, Outcome, Revision, seed};
 use rlaif_feedback::FeedbackError;
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;

@@ -21,7 +21,8 @@ impl Default for Seen {
 impl Seen {
     /// Four places of a key, which is a hash already.
     fn places(key: Key) -> impl Iterator<Item = (usize, u64)> {
-        let parts: [[u8; 4]; 4] = std::array::from_fn(|i| std::array::from_fn(|j| key.0[4 * i + j]));
+        let parts: [[u8; 4]; 4] =
+            std::array::from_fn(|i| std::array::from_fn(|j| key.0[4 * i + j]));
         parts.into_iter().map(|part| {
             let n = u32::from_le_bytes(part) as usize;
             (n / 64 % WORDS, 1 << (n % 64))

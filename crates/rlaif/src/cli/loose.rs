@@ -1,5 +1,6 @@
 //! One stage on files that the user has: `critique`, `revise`, `judge`.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -601,10 +602,9 @@ pub fn judged_line(row: &Row, j: &Judgment) -> Vec<u8> {
     let mut line = vec![b'{'];
     for (name, value) in &row.columns {
         let taken = Label::COLUMNS.contains(&name.as_str());
-        let name = if taken {
-            format!("input_{name}").into()
-        } else {
-            std::borrow::Cow::Borrowed(name)
+        let name = match taken {
+            true => Cow::Owned(format!("input_{name}")),
+            false => Cow::Borrowed(name.as_str()),
         };
         // Neither a text nor a JSON value can fail to be written to memory.
         let _ = serde_json::to_writer(&mut line, &name);

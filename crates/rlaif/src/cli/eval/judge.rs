@@ -336,10 +336,7 @@ impl Bench<'_> {
             return Err(no_completions(self.files, "two completions to compare"));
         }
         let begun = Instant::now();
-        let clean = items
-            .iter()
-            .map(|(_, pair)| (&by, pair.clone()))
-            .collect();
+        let clean = items.iter().map(|(_, pair)| (&by, pair.clone())).collect();
         let (judged, fresh) = self.ask(&name, clean).await?;
         let time = Some((begun.elapsed().as_secs_f64(), fresh));
         // Rows that a budget kept away have no judgment, and are in the tally.
@@ -375,10 +372,7 @@ impl Bench<'_> {
         let labels = Labels {
             judge: name,
             source: desk.input.path.display().to_string(),
-            references: kept
-                .iter()
-                .map(|((row, _), _)| row.label.get())
-                .collect(),
+            references: kept.iter().map(|((row, _), _)| row.label.get()).collect(),
             subsets: kept
                 .iter()
                 .map(|((row, _), _)| subset_of(row, self.args.subset.as_deref()))
