@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::meter::lock;
-use crate::wire::{Api, Reply};
+use crate::wire::{Api, Body, Reply};
 
 /// Names a call by all that determines its answer: kind of API, model, parameters, messages, and
 /// the seed, which stands for the sample's index. Neither address nor key is part of it.
@@ -32,10 +32,9 @@ pub(crate) struct Bound {
 
 /// A request, before an endpoint's dialect is applied.
 pub(crate) struct Call {
-    /// The body's fields, as OpenAI names them, the model among them.
-    pub(crate) fields: Map<String, Value>,
-    /// The same as JSON.
+    /// The body as JSON, its fields as OpenAI names them, the model among them.
     pub(crate) body: Bytes,
+    max_tokens: u64,
     pub(crate) key: Key,
     pub(crate) item: ItemId,
     pub(crate) seed: u64,
@@ -79,9 +78,9 @@ impl Key {
 }
 
 impl Call {
-    pub(crate) fn new(api: Api, fields: Map<String, Value>, cx: &CallContext) -> Self {
-        // A map of strings to JSON values is always JSON.
-        let body = Bytes::from(serde_json::to_vec(&fields).unwrap_or_default());
+    pub(crate) fn new(api: Api, body: Body, cx: &CallContext) -> Self {
+        let max_tokens = body.max_tokens;
+        let body = Bytes::from(body.json);
         let mut hasher = Sha256::new();
         hasher.update(api.as_str().as_bytes());
         hasher.update([0]);
@@ -90,8 +89,8 @@ impl Call {
         let mut key = [0u8; 16];
         key.copy_from_slice(&digest[..16]);
         Call {
-            fields,
             body,
+            max_tokens,
             key: Key(key),
             item: cx.item.clone(),
             seed: cx.seed,
@@ -103,12 +102,14 @@ impl Call {
     pub(crate) fn bound(&self) -> Bound {
         Bound {
             prompt_tokens: self.body.len() as u64,
-            completion_tokens: self
-                .fields
-                .get("max_tokens")
-                .and_then(Value::as_u64)
-                .unwrap_or(0),
+            completion_tokens: self.max_tokens,
         }
+    }
+
+    /// The body's fields, for an endpoint that does not take them as they are.
+    pub(crate) fn fields(&self) -> Map<String, Value> {
+        // It was written here, as an object.
+        serde_json::from_slice(&self.body).unwrap_or_default()
     }
 }
 

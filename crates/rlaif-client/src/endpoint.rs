@@ -9,7 +9,7 @@ use rlaif_core::{
     Finish, LanguageModel, ModelError, ModelId, SampleRequest, Sampling, Usage,
     choice::read_choice, seed,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ use crate::pool::{Member, Pool};
 use crate::rate::Rate;
 use crate::retry::Retry;
 use crate::window::{Controller, Window};
-use crate::wire::{self, Api, Reply};
+use crate::wire::{self, Api, Object, Reply};
 
 /// Receives what is worth telling a person, once each.
 pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
@@ -249,15 +249,16 @@ impl Endpoint {
         }
     }
 
-    /// Rows that keep the endpoint busy: the window, and as many again as wait before they are
-    /// sent once more, up to three windows.
+    /// Rows that keep the endpoint busy: the window, a quarter more that are ready to leave while others
+    /// are written down, and as many again as wait before they are sent once more, up to three
+    /// windows.
     #[must_use]
     pub fn width(&self) -> usize {
         if self.batches.is_some() {
             return batch::WIDTH;
         }
         let window = self.pool.width();
-        window + self.meter.sleeping().min(3 * window)
+        window + window / 4 + self.meter.sleeping().min(3 * window)
     }
 
     /// The model's name: the configured one, or the only one that the server lists.
@@ -293,18 +294,14 @@ impl Endpoint {
     }
 
     /// One call through all layers.
-    async fn call(
-        &self,
-        mut fields: Map<String, Value>,
-        cx: &CallContext,
-    ) -> Result<(Reply, Usage), ModelError> {
-        let name = tokio::time::timeout(cx.deadline, self.model_name()).await;
-        let name = name.map_err(|_| ModelError::Deadline)??;
-        fields.insert("model".into(), name.into());
-        for (key, value) in &self.config.extra_body {
-            fields.insert(key.clone(), value.clone());
-        }
-        let mut call = Call::new(self.api, fields, cx);
+    async fn call(&self, body: Object<'_>, cx: &CallContext) -> Result<(Reply, Usage), ModelError> {
+        let name = match self.model.get() {
+            Some(name) => name.as_str(),
+            None => tokio::time::timeout(cx.deadline, self.model_name())
+                .await
+                .map_err(|_| ModelError::Deadline)??,
+        };
+        let mut call = Call::new(self.api, body.finish(name), cx);
         if call.deadline == CallContext::DEADLINE {
             // Nobody asked for less: there is time for each attempt.
             let all = self.shared.timeout * self.config.max_attempts;
@@ -362,32 +359,30 @@ impl Endpoint {
             .await
     }
 
-    fn fields(
+    fn body(
         &self,
         messages: &[rlaif_core::Message],
         prefill: Option<&str>,
         sampling: &Sampling,
         call_seed: u64,
-    ) -> Map<String, Value> {
-        let mut body = wire::body("", messages, prefill);
-        let mut set = |name: &str, value: Value| {
-            body.insert(name.to_owned(), value);
-        };
-        set("max_tokens", sampling.max_new_tokens.into());
-        set("temperature", json!(sampling.temperature));
+    ) -> Object<'_> {
+        let mut body = Object::with(&self.config.extra_body);
+        wire::converse(&mut body, messages, prefill);
+        body.limit(sampling.max_new_tokens);
+        body.set("temperature", &f64::from(sampling.temperature));
         // Some servers hold a seed in 31 bits.
-        set("seed", (call_seed & 0x7fff_ffff).into());
+        body.set("seed", &(call_seed & 0x7fff_ffff));
         if let Some(p) = sampling.top_p {
-            set("top_p", json!(p));
+            body.set("top_p", &f64::from(p));
         }
         if let Some(k) = sampling.top_k {
-            set("top_k", k.into());
+            body.set("top_k", &k);
         }
         if let Some(p) = sampling.min_p {
-            set("min_p", json!(p));
+            body.set("min_p", &f64::from(p));
         }
         if !sampling.stop.is_empty() {
-            set("stop", json!(sampling.stop));
+            body.set("stop", &sampling.stop);
         }
         body
     }
@@ -405,13 +400,13 @@ impl Endpoint {
         let ask = |sampling: Sampling, logprobs: bool, draw: u32| {
             let draw_seed = seed::derive(cx.seed, &["draw", &draw.to_string()]);
             let prefill = request.prefill.as_deref();
-            let mut body = self.fields(&request.messages, prefill, &sampling, draw_seed);
+            let mut body = self.body(&request.messages, prefill, &sampling, draw_seed);
             if logprobs {
-                body.insert("logprobs".into(), true.into());
-                body.insert("top_logprobs".into(), 20.into());
+                body.set("logprobs", &true);
+                body.set("top_logprobs", &20);
             }
-            if let Some((field, value)) = lock(&constraint).clone() {
-                body.insert(field.into(), value);
+            if let Some((field, value)) = &*lock(&constraint) {
+                body.set(field, value);
             }
             self.call(body, cx)
         };
@@ -543,7 +538,9 @@ impl Embedder {
         text: &str,
         cx: &CallContext,
     ) -> Result<(Vec<f32>, Usage), ModelError> {
-        let (reply, usage) = self.endpoint.call(wire::embeddings::body(text), cx).await?;
+        let mut body = Object::with(&self.endpoint.config.extra_body);
+        body.set("input", text);
+        let (reply, usage) = self.endpoint.call(body, cx).await?;
         Ok((reply.vector, usage))
     }
 }
@@ -666,11 +663,11 @@ impl LanguageModel for Endpoint {
     ) -> BoxFuture<'a, Result<Completion, ModelError>> {
         Box::pin(async move {
             let prefill = request.prefill.as_deref();
-            let mut body = self.fields(&request.messages, prefill, &request.sampling, cx.seed);
+            let mut body = self.body(&request.messages, prefill, &request.sampling, cx.seed);
             if let Some(schema) = &request.schema {
                 let held = json!({"name": "answer", "strict": true, "schema": schema});
                 let format = json!({"type": "json_schema", "json_schema": held});
-                body.insert("response_format".into(), format);
+                body.set("response_format", &format);
             }
             let (reply, usage) = self.call(body, cx).await?;
             declined(&reply)?;

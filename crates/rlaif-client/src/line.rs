@@ -75,21 +75,26 @@ pub(crate) struct Encoded {
 impl Shared {
     /// What is sent for a call: its dialect applied, in the API's form.
     pub(crate) fn encode(&self, call: &Call) -> Result<Encoded, Failure> {
-        let dialect = lock(&self.dialect).clone();
-        let encoded = if dialect.is_plain() && self.api == Api::Openai {
-            Encoded {
+        let dialect = {
+            let dialect = lock(&self.dialect);
+            let as_it_is = dialect.is_plain() && self.api == Api::Openai;
+            (!as_it_is).then(|| dialect.clone())
+        };
+        let encoded = match dialect {
+            None => Encoded {
                 sent: None,
                 body: call.body.clone(),
                 lost: Vec::new(),
-            }
-        } else {
-            let mut fields = call.fields.clone();
-            let lost = dialect.apply(&mut fields);
-            let body = self.api.encode(fields.clone());
-            Encoded {
-                sent: Some(fields),
-                body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),
-                lost,
+            },
+            Some(dialect) => {
+                let mut fields = call.fields();
+                let lost = dialect.apply(&mut fields);
+                let body = self.api.encode(fields.clone());
+                Encoded {
+                    sent: Some(fields),
+                    body: Bytes::from(serde_json::to_vec(&body).unwrap_or_default()),
+                    lost,
+                }
             }
         };
         if self.must_bound && encoded.lost.iter().any(|f| f == "max_tokens") {
@@ -118,14 +123,15 @@ impl Shared {
             if let Some(error) = context_too_long(text) {
                 return Some(Failure::last(error));
             }
-            let sent = encoded.sent.as_ref().unwrap_or(&call.fields);
+            let fields = call.fields();
+            let sent = encoded.sent.as_ref().unwrap_or(&fields);
             let news = lock(&self.dialect).learn(text, sent);
             if news.is_some() {
                 self.tell(news);
                 return None;
             }
             // Another call in flight may have learned it between sending and refusal.
-            let mut again = call.fields.clone();
+            let mut again = fields.clone();
             lock(&self.dialect).apply(&mut again);
             if again != *sent {
                 return None;
@@ -204,7 +210,7 @@ impl Shared {
             (404, _) => format!(
                 "`{}` knows no model `{}`, or has no `{}`: {said}",
                 url,
-                call.fields
+                call.fields()
                     .get("model")
                     .and_then(Value::as_str)
                     .unwrap_or_default(),

@@ -278,7 +278,21 @@ impl RowWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn create(path: &Path) -> Result<Self> {
-        let file = Atomic::create(path)?;
+        Self::over(path, Atomic::create(path)?)
+    }
+
+    /// Begins a file that is written for as long as a row log is open: killed on the way, it leaves
+    /// one temporary file, which the next process with that log takes over.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_beside(path: &Path, log: &Path) -> Result<Self> {
+        let log = std::path::absolute(log).unwrap_or_else(|_| log.to_path_buf());
+        let mark = sha256_hex(log.as_os_str().as_encoded_bytes());
+        Self::over(path, Atomic::named(path, &mark[..8], "tmp")?)
+    }
+
+    fn over(path: &Path, file: Atomic) -> Result<Self> {
         let sink = match Form::of(path) {
             Form::Lines => Sink::Lines(file, Sha256::new()),
             Form::Parquet => Sink::Parquet(file),

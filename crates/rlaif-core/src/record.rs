@@ -206,6 +206,7 @@ pub enum PresentationOrder {
 
 /// One presentation of a pair to a judge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "WrittenOrder")]
 pub struct OrderResult {
     /// Which response was shown first.
     pub order: PresentationOrder,
@@ -223,13 +224,54 @@ pub struct OrderResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// What the judge told beside its verdict.
-    #[serde(default, flatten)]
+    #[serde(flatten)]
     pub told: Told,
 }
 
+/// An [`OrderResult`] as it is read: flattened fields would be held a second time on the way, for
+/// each of a million records.
+#[derive(Deserialize)]
+struct WrittenOrder {
+    order: PresentationOrder,
+    p_first: Probability,
+    off_choice_mass: Option<f32>,
+    evidence: Option<Evidence>,
+    outcome: Outcome,
+    raw: String,
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    tie_mass: Option<f64>,
+    #[serde(default)]
+    abstain_mass: Option<f64>,
+    #[serde(default)]
+    rationale: String,
+    #[serde(default)]
+    reasoning: String,
+}
+
+impl From<WrittenOrder> for OrderResult {
+    fn from(read: WrittenOrder) -> Self {
+        OrderResult {
+            order: read.order,
+            p_first: read.p_first,
+            off_choice_mass: read.off_choice_mass,
+            evidence: read.evidence,
+            outcome: read.outcome,
+            raw: read.raw,
+            error: read.error,
+            told: Told {
+                tie_mass: read.tie_mass,
+                abstain_mass: read.abstain_mass,
+                rationale: read.rationale,
+                reasoning: read.reasoning,
+            },
+        }
+    }
+}
+
 /// What a judge told beside its verdict; all of it absent where it told nothing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Told {
     /// P(tie), in [0, 1], where the template offers a tie.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -344,6 +386,18 @@ impl Judgment {
             provenance: None,
         }
     }
+
+    /// The better response, the worse one, and P(the former is better); `None` for a tie and for
+    /// whatever else is not decided: a preference is never made up.
+    #[must_use]
+    pub fn sides(&self) -> Option<(&str, &str, f64)> {
+        let (a, b) = (self.response_a.as_str(), self.response_b.as_str());
+        match (self.outcome, self.p_first.get()) {
+            (Outcome::Decided, Some(p)) if p > 0.5 => Some((a, b, p)),
+            (Outcome::Decided, Some(p)) if p < 0.5 => Some((b, a, 1.0 - p)),
+            _ => None,
+        }
+    }
 }
 
 /// A judge's score of one response.
@@ -414,22 +468,13 @@ pub struct Preference {
 }
 
 impl From<&Judgment> for Preference {
-    /// Ties and whatever else is not decided carry neither side: a preference is never made up.
     fn from(judgment: &Judgment) -> Self {
-        let sides = match (judgment.outcome, judgment.p_first.get()) {
-            (Outcome::Decided, Some(p)) if p > 0.5 => {
-                Some((&judgment.response_a, &judgment.response_b, p))
-            }
-            (Outcome::Decided, Some(p)) if p < 0.5 => {
-                Some((&judgment.response_b, &judgment.response_a, 1.0 - p))
-            }
-            _ => None,
-        };
+        let sides = judgment.sides();
         Preference {
             id: judgment.id.clone(),
             prompt: judgment.prompt.clone(),
-            chosen: sides.map(|(chosen, _, _)| chosen.clone()),
-            rejected: sides.map(|(_, rejected, _)| rejected.clone()),
+            chosen: sides.map(|(chosen, _, _)| chosen.to_owned()),
+            rejected: sides.map(|(_, rejected, _)| rejected.to_owned()),
             p_chosen: sides.map_or(Probability::NONE, |(_, _, p)| Probability::new(p)),
             p_first: judgment.p_first,
             orders_agree: judgment.orders_agree,

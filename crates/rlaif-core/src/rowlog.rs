@@ -1,24 +1,26 @@
 //! The row log: an append-only file in which each row is kept the moment it is finished.
 //!
-//! One line a record, `{"key": …, "record": …}`, in any order. The key is a hash of all that
-//! determines the record, so a log serves every later run that asks for the same thing: after a
-//! kill, after rows were added, after a setting was changed and changed back. The artefact is
-//! written from the log in row order, whole or not at all.
+//! One line a record, `{"key": …, "by": …, "outcome": …, "calls": …, "record": …}`, in any order. The
+//! key is a hash of all that determines the record, so a log serves every later run that asks for
+//! the same thing: after a kill, after rows were added, after a setting was changed and changed back.
+//! How the record ended stands before it, so that going on with a long log reads beginnings of
+//! lines. The artefact is written from the log in row order, whole or not at all.
 //!
 //! Memory: 16 bytes a record. Records are read back from the file when they are needed.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
 #[cfg(not(unix))]
-use std::io::Read;
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::outcome::Outcome;
 use crate::run::{OutputFile, persist};
 use crate::seed::hex;
 use crate::table::{Table, hash_of};
@@ -52,6 +54,8 @@ pub struct RowLog {
     end: u64,
     places: Table,
     unsynced: bool,
+    /// Bytes of the longest line so far, up to [`LONG`].
+    usual: usize,
 }
 
 #[derive(serde::Deserialize)]
@@ -64,17 +68,59 @@ struct LineOf<R> {
     record: R,
 }
 
+/// How a record ended, and how many calls that took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Calls.
+    pub calls: u32,
+}
+
+/// What is known of a key before its record is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// There is no record.
+    No,
+    /// There is one, written by this version with its end before it.
+    As(Brief),
+    /// There is one, and only itself says how it ended: another version wrote it.
+    Unread,
+}
+
+/// Bytes of a line that hold all that stands before its record, where this version wrote it.
+const BEFORE_RECORD: usize = 192;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The beginning of a line as this version writes it: the key, and how the record ended where that
+/// was told. `None` for a line that is written otherwise.
+fn before_record(line: &[u8]) -> Option<(&str, Option<Brief>)> {
+    /// What stands before `end`, and what follows it.
+    fn until<'a>(text: &'a [u8], end: &[u8]) -> Option<(&'a str, &'a [u8])> {
+        let at = text.iter().position(|b| matches!(b, b'"' | b'\\' | b','))?;
+        let word = std::str::from_utf8(&text[..at]).ok()?;
+        Some((word, text[at..].strip_prefix(end)?))
+    }
+    let (key, rest) = until(line.strip_prefix(b"{\"key\":\"")?, b"\",\"")?;
+    if rest.starts_with(b"record\":") {
+        return Some((key, None));
+    }
+    let (by, rest) = until(rest.strip_prefix(b"by\":\"")?, b"\",\"outcome\":\"")?;
+    let (outcome, rest) = until(rest, b"\",\"calls\":")?;
+    let (calls, rest) = until(rest, b",\"")?;
+    rest.strip_prefix(b"record\":")?;
+    let outcome = Outcome::ALL.into_iter().find(|o| o.as_str() == outcome)?;
+    let calls = calls.parse().ok()?;
+    let brief = (by == VERSION).then_some(Brief { outcome, calls });
+    Some((key, brief))
+}
+
 /// The key of a line, told by its beginning and its end alone where it is written as this version
 /// writes it: of a long log that is read to go on, nothing else is needed.
 fn key_of(line: &[u8]) -> std::result::Result<std::borrow::Cow<'_, str>, serde_json::Error> {
-    let plain = || {
-        let rest = line.strip_prefix(b"{\"key\":\"")?;
-        let end = rest.iter().position(|b| matches!(b, b'"' | b'\\'))?;
-        let whole = rest[end..].starts_with(b"\",\"record\":") && line.ends_with(b"}\n");
-        std::str::from_utf8(&rest[..end]).ok().filter(|_| whole)
-    };
-    match plain() {
-        Some(key) => Ok(key.into()),
+    match before_record(line).filter(|_| line.ends_with(b"}\n")) {
+        Some((key, _)) => Ok(key.into()),
         None => serde_json::from_slice::<KeyOnly>(line).map(|line| line.key.into()),
     }
 }
@@ -82,7 +128,17 @@ fn key_of(line: &[u8]) -> std::result::Result<std::borrow::Cow<'_, str>, serde_j
 #[derive(Serialize)]
 struct LineRef<'a, R> {
     key: &'a str,
+    #[serde(flatten)]
+    end: Option<End>,
     record: &'a R,
+}
+
+/// A record's end, as it stands before the record.
+#[derive(Serialize)]
+struct End {
+    by: &'static str,
+    outcome: Outcome,
+    calls: u32,
 }
 
 /// Reads all of `bytes` from a place of a file, by one call of the system where it has such.
@@ -96,6 +152,20 @@ fn read_at(file: &mut File, bytes: &mut [u8], offset: u64) -> std::io::Result<()
     }
 }
 
+/// Writes all of `bytes` at a place of a file, by one call of the system where it has such.
+fn write_at(file: &mut File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::write_all_at(file, bytes, offset);
+    #[cfg(not(unix))]
+    {
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(bytes)
+    }
+}
+
+/// Longest line for which room is made before it is written, in bytes.
+const LONG: usize = 64 * 1024;
+
 impl RowLog {
     /// Opens or creates a log. A last line that was cut off (a kill, a full disk) is removed; a
     /// damaged line elsewhere is an error, since what stands behind it was paid for.
@@ -107,7 +177,7 @@ impl RowLog {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         }
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -158,14 +228,13 @@ impl RowLog {
             }
         }
         file.set_len(end).map_err(Error::io("shorten", path))?;
-        file.seek(SeekFrom::Start(end))
-            .map_err(Error::io("read", path))?;
         Ok(RowLog {
             path: path.to_path_buf(),
             file: Mutex::new(file),
             end,
             places,
             unsynced: false,
+            usual: 0,
         })
     }
 
@@ -198,11 +267,43 @@ impl RowLog {
         Ok(None)
     }
 
-    fn line(&self, place: Place) -> Result<Vec<u8>> {
-        let mut file = self
-            .file
+    /// How the record of a key ended, by the beginning of its line.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn held(&self, key: &str) -> Result<Held> {
+        for place in self.places.get(hash_of(key)) {
+            let place = Place(place);
+            let mut bytes = [0u8; BEFORE_RECORD];
+            let n = place.len().unwrap_or(BEFORE_RECORD).min(BEFORE_RECORD);
+            let bytes = &mut bytes[..n];
+            read_at(&mut self.file(), bytes, place.offset())
+                .map_err(Error::io("read", &self.path))?;
+            match before_record(bytes) {
+                Some((found, brief)) if found == key => {
+                    return Ok(brief.map_or(Held::Unread, Held::As));
+                }
+                // Two keys may share a hash.
+                Some(_) => {}
+                None => {
+                    let line = self.line(place)?;
+                    if key_of(&line).is_ok_and(|found| found == key) {
+                        return Ok(Held::Unread);
+                    }
+                }
+            }
+        }
+        Ok(Held::No)
+    }
+
+    fn file(&self) -> MutexGuard<'_, File> {
+        self.file
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn line(&self, place: Place) -> Result<Vec<u8>> {
+        let mut file = self.file();
         let mut bytes = vec![0u8; place.len().unwrap_or(0)];
         let read = match place.len() {
             Some(_) => read_at(&mut file, &mut bytes, place.offset()),
@@ -221,21 +322,43 @@ impl RowLog {
     /// # Errors
     /// [`Error::Io`]; what was kept before stays kept, and the file is cut back to it.
     pub fn append<R: Serialize>(&mut self, key: &str, record: &R) -> Result<()> {
-        let mut bytes =
-            serde_json::to_vec(&LineRef { key, record }).map_err(|e| Error::Format {
+        self.keep(key, None, record)
+    }
+
+    /// Keeps a record, with its end where [`RowLog::held`] finds it.
+    ///
+    /// # Errors
+    /// As [`RowLog::append`].
+    pub fn append_ended<R: Serialize>(
+        &mut self,
+        key: &str,
+        brief: Brief,
+        record: &R,
+    ) -> Result<()> {
+        let end = End {
+            by: VERSION,
+            outcome: brief.outcome,
+            calls: brief.calls,
+        };
+        self.keep(key, Some(end), record)
+    }
+
+    fn keep<R: Serialize>(&mut self, key: &str, end: Option<End>, record: &R) -> Result<()> {
+        let mut bytes = Vec::with_capacity(self.usual);
+        serde_json::to_writer(&mut bytes, &LineRef { key, end, record }).map_err(|e| {
+            Error::Format {
                 path: self.path.clone(),
                 problem: format!("cannot hold a record: {e}"),
-            })?;
+            }
+        })?;
         bytes.push(b'\n');
+        self.usual = self.usual.max(bytes.len().min(LONG));
+        let end = self.end;
         let file = self
             .file
             .get_mut()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let end = self.end;
-        let written = file
-            .seek(SeekFrom::Start(end))
-            .and_then(|_| file.write_all(&bytes));
-        if let Err(source) = written {
+        if let Err(source) = write_at(file, &bytes, end) {
             // Half a line would be taken for damage once another line stands behind it.
             let _ = file.set_len(end);
             return Err(Error::io("write", &self.path)(source));
@@ -393,6 +516,47 @@ mod tests {
         );
     }
 
+    #[test]
+    fn how_a_record_ended_is_told_by_the_beginning_of_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        let brief = |outcome, calls| Brief { outcome, calls };
+        let mut log = RowLog::open(&path).unwrap();
+        for (i, outcome) in Outcome::ALL.into_iter().enumerate() {
+            let text = serde_json::json!({"outcome": "tie", "text": "x".repeat(i * 100)});
+            log.append_ended(&format!("k{i}"), brief(outcome, i as u32), &text)
+                .unwrap();
+        }
+        log.append("bare", &1).unwrap();
+        log.append("again", &1).unwrap();
+        log.append_ended("again", brief(Outcome::Tie, 9), &2)
+            .unwrap();
+        drop(log);
+        // Another version's, and one that is laid out otherwise.
+        let mut text = fs::read_to_string(&path).unwrap();
+        text.push_str(
+            "{\"key\":\"old\",\"by\":\"0.0.0\",\"outcome\":\"tie\",\"calls\":1,\"record\":7}\n",
+        );
+        text.push_str("{ \"key\": \"spaced\", \"record\": 8 }\n");
+        fs::write(&path, text).unwrap();
+        let log = RowLog::open(&path).unwrap();
+        for (i, outcome) in Outcome::ALL.into_iter().enumerate() {
+            let held = log.held(&format!("k{i}")).unwrap();
+            assert_eq!(held, Held::As(brief(outcome, i as u32)));
+            assert!(
+                log.get::<serde_json::Value>(&format!("k{i}"))
+                    .unwrap()
+                    .is_some()
+            );
+        }
+        assert_eq!(log.held("again").unwrap(), Held::As(brief(Outcome::Tie, 9)));
+        for (key, record) in [("bare", 1), ("old", 7), ("spaced", 8)] {
+            assert_eq!(log.held(key).unwrap(), Held::Unread, "{key}");
+            assert_eq!(log.get::<u32>(key).unwrap(), Some(record), "{key}");
+        }
+        assert_eq!(log.held("none").unwrap(), Held::No);
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_is_an_error_that_names_the_file() {
@@ -408,6 +572,7 @@ mod tests {
             end: 0,
             places: Table::default(),
             unsynced: false,
+            usual: 0,
         };
         let error = log.append("a", &1).unwrap_err();
         assert!(error.to_string().contains("run/log/judge.jsonl"), "{error}");

@@ -279,13 +279,20 @@ impl Atomic {
 
     /// The same, where another temporary file for `path` is open.
     pub(crate) fn beside(path: &Path, ending: &str) -> Result<Self> {
+        Self::named(path, &std::process::id().to_string(), ending)
+    }
+
+    /// The same, with a temporary name of the caller's, who sees to it that no other process has it
+    /// at the same time. One that a killed process left under that name is taken over.
+    pub(crate) fn named(path: &Path, name: &str, ending: &str) -> Result<Self> {
+        let own = name;
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = folder.join(format!(".{name}.{}.{ending}", std::process::id()));
+        let temporary = folder.join(format!(".{name}.{own}.{ending}"));
         // Read as well: some formats are made of what was written first.
         let file = OpenOptions::new()
             .read(true)

@@ -5,8 +5,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-// Large blocks are kept and used again: a training step allocates hundreds of MiB.
-#[cfg(feature = "local")]
+// Large blocks are kept and used again: a training step allocates hundreds of MiB. A label takes some
+// hundred small ones, on several threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -8,30 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt};
-use rlaif_core::rowlog::RowLog;
+use rlaif_core::rowlog::{Brief, Held, RowLog};
 use rlaif_core::{Candidate, Critique, Judgment, ModelError, Outcome, Revision, seed};
 use rlaif_feedback::FeedbackError;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::Error;
 use crate::progress::Progress;
 
-/// How a record ended and how many calls that took, read without the rest of it.
-pub type Brief = (Outcome, u32);
-
 /// A record that ended somehow.
 pub trait Ended: Serialize + DeserializeOwned + Send {
-    /// Its [`Brief`] from a log, where this version wrote it. A log of a million rows is read to go
-    /// on, and most of each record is texts.
-    ///
-    /// # Errors
-    /// The log's.
-    fn brief(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
-        let record = log.get::<Self>(key)?;
-        Ok(record.map(|record| (record.outcome(), record.cost().calls)))
-    }
     /// How.
     fn outcome(&self) -> Outcome;
     /// Why it failed, in words.
@@ -42,47 +32,18 @@ pub trait Ended: Serialize + DeserializeOwned + Send {
     fn judgment(&self) -> Option<&Judgment> {
         None
     }
-}
-
-/// The fields of a stage's record that its [`Brief`] is made of.
-#[derive(Deserialize)]
-struct BriefFields {
-    outcome: Outcome,
-    cost: Calls,
-    provenance: Option<Version>,
-}
-
-#[derive(Deserialize)]
-struct Calls {
-    calls: u32,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    version: String,
-}
-
-/// The brief of a record of type `R`; one that another version wrote is read whole, since it may be
-/// none of this version's.
-fn brief_of<R: Ended>(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
-    let fields = log.get::<BriefFields>(key)?;
-    let ours = |fields: &BriefFields| {
-        let by = fields.provenance.as_ref();
-        by.is_some_and(|by| by.version == rlaif_feedback::VERSION)
-    };
-    if let Some(fields) = fields.filter(ours) {
-        return Ok(Some((fields.outcome, fields.cost.calls)));
+    /// How it ended and how many calls that took.
+    fn brief(&self) -> Brief {
+        Brief {
+            outcome: self.outcome(),
+            calls: self.cost().calls,
+        }
     }
-    let record = log.get::<R>(key)?;
-    Ok(record.map(|record| (record.outcome(), record.cost().calls)))
 }
 
 macro_rules! ended {
     ($($record:ty),*) => {$(
         impl Ended for $record {
-            fn brief(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
-                brief_of::<Self>(log, key)
-            }
             fn outcome(&self) -> Outcome {
                 self.outcome
             }
@@ -98,10 +59,6 @@ macro_rules! ended {
 ended!(Candidate, Critique, Revision);
 
 impl Ended for Judgment {
-    fn brief(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
-        brief_of::<Self>(log, key)
-    }
-
     fn judgment(&self) -> Option<&Judgment> {
         Some(self)
     }
@@ -141,6 +98,21 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Of no rows; every outcome is present.
+    fn of_none() -> Self {
+        Tally {
+            outcomes: Outcome::ALL.map(|o| (o.as_str(), 0)).into(),
+            ..Tally::default()
+        }
+    }
+
+    /// Counts a row that an earlier run has finished.
+    fn reuse(&mut self, brief: Brief) {
+        *self.outcomes.entry(brief.outcome.as_str()).or_default() += 1;
+        self.reused += 1;
+        self.cached_calls += u64::from(brief.calls);
+    }
+
     /// Rows with this outcome.
     #[must_use]
     pub fn count(&self, outcome: Outcome) -> usize {
@@ -224,12 +196,12 @@ pub struct RunOptions<'a> {
 /// A row's key in the log: all that determines its record, and nothing that does not.
 #[must_use]
 pub fn row_key(parts: &[&str]) -> String {
-    let mut bytes = Vec::new();
+    let mut hasher = Sha256::new();
     for part in parts {
-        bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(part.as_bytes());
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
     }
-    seed::sha256_hex(&bytes)
+    seed::hex(&hasher.finalize())
 }
 
 /// A power cut takes at most so much of the log.
@@ -270,16 +242,11 @@ pub fn census<R: Ended>(
     keys: impl IntoIterator<Item = Result<impl AsRef<str>, Error>>,
     log: &RowLog,
 ) -> Result<Tally, Error> {
-    let mut tally = Tally::default();
-    for outcome in Outcome::ALL {
-        tally.outcomes.insert(outcome.as_str(), 0);
-    }
+    let mut tally = Tally::of_none();
     for key in keys {
         tally.rows += 1;
-        if let Some((outcome, calls)) = closed::<R>(log, key?.as_ref())? {
-            *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
-            tally.reused += 1;
-            tally.cached_calls += u64::from(calls);
+        if let Some(brief) = closed::<R>(log, key?.as_ref())? {
+            tally.reuse(brief);
         }
     }
     Ok(tally)
@@ -287,9 +254,34 @@ pub fn census<R: Ended>(
 
 /// How a row ended, where it needs no further asking.
 fn closed<R: Ended>(log: &RowLog, key: &str) -> Result<Option<Brief>, Error> {
-    let brief = R::brief(log, key)?;
-    Ok(brief.filter(|(outcome, _)| !outcome.is_open()))
+    let brief = match log.held(key)? {
+        Held::No => None,
+        Held::As(brief) => Some(brief),
+        // It may be none of this version's.
+        Held::Unread => log.get::<R>(key)?.map(|record| record.brief()),
+    };
+    Ok(brief.filter(|brief| !brief.outcome.is_open()))
 }
+
+/// A row to run.
+struct Row<T> {
+    /// Its place among all rows.
+    at: usize,
+    key: String,
+    item: T,
+}
+
+/// What comes next.
+enum Next<T> {
+    Row(Row<T>),
+    /// A row that was finished before.
+    Passed,
+    /// One that an equal row has finished in this run.
+    Again(Outcome),
+}
+
+/// Rows that were finished before and are passed before answers that came meanwhile are looked at.
+const PASSED: usize = 64;
 
 /// Runs `row` over all items that the log does not hold yet, `concurrency` at a time, and appends
 /// each record as it is finished. Records with an open outcome (`failed`) are kept for this run's
@@ -315,41 +307,216 @@ where
     F: Fn(T) -> Fut,
     Fut: Future<Output = Result<R, FeedbackError>>,
 {
+    let reused = before.reused;
+    let (mut items, mut passed) = (items.into_iter().enumerate(), 0);
+    let next = |log: &RowLog| {
+        let (at, item) = items.next()?;
+        let looked = item.and_then(|(key, item)| {
+            let held = match reused {
+                0 => None,
+                _ => closed::<R>(log, &key)?,
+            };
+            let Some(brief) = held else {
+                return Ok(Next::Row(Row { at, key, item }));
+            };
+            passed += 1;
+            Ok(match passed > reused {
+                true => Next::Again(brief.outcome),
+                false => Next::Passed,
+            })
+        });
+        Some(looked)
+    };
+    run(next, |_, _, _| Ok(()), before, log, options, row).await
+}
+
+/// What a log holds of rows, and the first of those that it does not.
+pub struct Stock<T> {
+    /// The count.
+    pub tally: Tally,
+    /// Those that were finished before.
+    pub finished: Arc<Finished>,
+    /// The first unfinished rows with their places, so that asking begins without another look at
+    /// those before them.
+    first: Vec<(usize, T)>,
+}
+
+/// Which rows were finished before, a bit each.
+#[derive(Debug, Default)]
+pub struct Finished(Vec<u64>);
+
+impl Finished {
+    fn add(&mut self, at: usize) {
+        self.0.resize(at / 64 + 1, 0);
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    /// True for the row at this place.
+    #[must_use]
+    pub fn has(&self, at: usize) -> bool {
+        let word = self.0.get(at / 64);
+        word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+}
+
+/// Unfinished rows that are held, at most.
+const FIRST: usize = 4096;
+
+impl<T> Stock<T> {
+    /// Counts rows, and what a log holds of them that needs no further asking. An empty log needs no
+    /// keys.
+    ///
+    /// # Errors
+    /// The log's own, and those of the items.
+    pub fn take<R: Ended>(
+        items: impl Iterator<Item = Result<T, Error>>,
+        key: impl Fn(&T) -> String,
+        log: &RowLog,
+    ) -> Result<Self, Error> {
+        let (mut tally, mut finished) = (Tally::of_none(), Finished::default());
+        let mut first = Vec::new();
+        for item in items {
+            let item = item?;
+            let at = tally.rows;
+            tally.rows += 1;
+            let held = match log.is_empty() {
+                true => None,
+                false => closed::<R>(log, &key(&item))?,
+            };
+            if let Some(brief) = held {
+                tally.reuse(brief);
+                finished.add(at);
+            } else if !log.is_empty() && first.len() < FIRST {
+                first.push((at, item));
+            }
+        }
+        Ok(Stock {
+            tally,
+            finished: Arc::new(finished),
+            first,
+        })
+    }
+}
+
+/// [`stream_rows`] over all items that are not in stock, with `taker` taking each record when it is in
+/// the log.
+///
+/// Memory: as there, a bit a row, and what the taker holds.
+///
+/// # Errors
+/// As [`stream_rows`], and the taker's; what is in flight then is waited for and kept.
+pub async fn stream_unfinished<T, R, F, Fut>(
+    (stock, items): (Stock<T>, impl Iterator<Item = Result<T, Error>>),
+    key: impl Fn(&T) -> String,
+    taker: &mut impl Taker<R>,
+    log: &mut RowLog,
+    options: &RunOptions<'_>,
+    row: F,
+) -> Result<(Tally, Option<Error>), Error>
+where
+    R: Ended,
+    F: Fn(T) -> Fut,
+    Fut: Future<Output = Result<R, FeedbackError>>,
+{
+    let Stock {
+        tally,
+        finished,
+        first,
+    } = stock;
+    let all_held = first.len() == tally.rows - tally.reused;
+    let begin = first.last().map_or(0, |(at, _)| at + 1);
+    let mut first = first.into_iter();
+    let mut items = items.enumerate();
+    let next = |_: &RowLog| {
+        let (at, item) = match first.next() {
+            Some((at, item)) => (at, item),
+            None if all_held => return None,
+            None => match items.next()? {
+                (at, Ok(_)) if at < begin || finished.has(at) => {
+                    return Some(Ok(Next::Passed));
+                }
+                (at, Ok(item)) => (at, item),
+                (_, Err(error)) => return Some(Err(error)),
+            },
+        };
+        let key = key(&item);
+        Some(Ok(Next::Row(Row { at, key, item })))
+    };
+    run(
+        next,
+        |log, at, record| taker.take(log, at, record),
+        tally,
+        log,
+        options,
+        row,
+    )
+    .await
+}
+
+/// Takes records as they end.
+pub trait Taker<R> {
+    /// Takes the record of the row at a place among all.
+    ///
+    /// # Errors
+    /// Nothing more can be taken.
+    fn take(&mut self, log: &RowLog, at: usize, record: R) -> Result<(), Error>;
+}
+
+async fn run<T, R, F, Fut>(
+    mut next: impl FnMut(&RowLog) -> Option<Result<Next<T>, Error>>,
+    mut take: impl FnMut(&RowLog, usize, R) -> Result<(), Error>,
+    before: Tally,
+    log: &mut RowLog,
+    options: &RunOptions<'_>,
+    row: F,
+) -> Result<(Tally, Option<Error>), Error>
+where
+    R: Ended,
+    F: Fn(T) -> Fut,
+    Fut: Future<Output = Result<R, FeedbackError>>,
+{
     let mut tally = before;
     let total = tally.rows;
     options.progress.start(options.stage, total, tally.reused);
     let row = &row;
-    // Nothing to ask: the items are not even read.
-    let mut items = (tally.reused < total)
-        .then_some(items)
-        .into_iter()
-        .flatten();
     let mut rows = FuturesUnordered::new();
     let mut cause: Option<ModelError> = None;
+    let mut untaken: Option<Error> = None;
     let (mut answered, mut failed_first) = (tally.reused, 0usize);
     let mut synced = Instant::now();
-    let mut passed = 0;
+    // Nothing to ask: the items are not even read.
+    let mut more = tally.reused < total;
     loop {
-        while rows.len() < options.concurrency.rows() && !options.stop.is_requested() {
-            let Some(next) = items.next() else {
-                break;
-            };
-            let (key, item) = next?;
-            let held = match tally.reused {
-                0 => None,
-                _ => closed::<R>(log, &key)?,
-            };
-            if let Some((outcome, _)) = held {
-                passed += 1;
-                // More than were finished before: an equal row was finished in this run.
-                if passed > tally.reused {
+        let mut passed = 0;
+        while more
+            && passed < PASSED
+            && rows.len() < options.concurrency.rows()
+            && !options.stop.is_requested()
+        {
+            match next(log).transpose()? {
+                None => more = false,
+                Some(Next::Passed) => passed += 1,
+                Some(Next::Again(outcome)) => {
+                    passed += 1;
                     *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
                 }
-                continue;
+                Some(Next::Row(Row { at, key, item })) => {
+                    rows.push(async move { (at, key, row(item).await) });
+                }
             }
-            rows.push(async move { (key, row(item).await) });
         }
-        let Some((key, result)) = rows.next().await else {
+        let ended = match passed < PASSED {
+            true => rows.next().await,
+            // Others stand behind those that were passed: only what has ended already.
+            false => {
+                tokio::task::yield_now().await;
+                match rows.next().now_or_never() {
+                    Some(Some(ended)) => Some(ended),
+                    _ => continue,
+                }
+            }
+        };
+        let Some((at, key, result)) = ended else {
             break;
         };
         if synced.elapsed() >= SYNC_EVERY {
@@ -358,8 +525,9 @@ where
         }
         match result {
             Ok(record) => {
-                let outcome = record.outcome();
-                log.append(&key, &record)?;
+                let brief = record.brief();
+                log.append_ended(&key, brief, &record)?;
+                let outcome = brief.outcome;
                 *tally.outcomes.entry(outcome.as_str()).or_default() += 1;
                 if let Some(judgment) = record.judgment() {
                     options.progress.judged(judgment);
@@ -377,6 +545,12 @@ where
                 } else {
                     answered += 1;
                 }
+                if untaken.is_none()
+                    && let Err(error) = take(log, at, record)
+                {
+                    options.stop.request();
+                    untaken = Some(error);
+                }
             }
             // A person's wish is no cause that a person should be told of.
             Err(FeedbackError::Stop(ModelError::Stopped)) => options.stop.request(),
@@ -392,6 +566,9 @@ where
     }
     log.sync()?;
     options.progress.finish(options.stage);
+    if let Some(error) = untaken {
+        return Err(error);
+    }
     let ended: usize = tally.outcomes.values().sum();
     if ended == total && cause.is_none() {
         return Ok((tally, None));

@@ -10,6 +10,7 @@
 
 mod bodies;
 mod read;
+mod seen;
 mod store;
 
 use std::fs::{File, OpenOptions};
@@ -30,6 +31,7 @@ use crate::wire::Api;
 
 pub(crate) use read::OpenBatch;
 pub use read::{Account, Entry, Filter, JournalReader, State};
+use seen::Seen;
 use store::{Attempt, Message, Settled};
 
 /// What can be wrong with a journal.
@@ -120,6 +122,8 @@ pub struct Journal {
     threads: Vec<JoinHandle<()>>,
     reader: Mutex<Connection>,
     bodies: bodies::Reader,
+    /// Calls that have an answer here.
+    seen: Seen,
     _lock: File,
 }
 
@@ -159,6 +163,9 @@ impl Journal {
         }
         let writer = store::create(path)?;
         let reader = read::connect(path)?;
+        let seen = Seen::default();
+        read::keys(&reader, |key| seen.add(key))
+            .map_err(|e| JournalError::sqlite("read", path, &e))?;
         let keeper = read::connect_to_write(path)?;
         let (sender, receiver) = channel();
         let at = path.to_path_buf();
@@ -191,6 +198,7 @@ impl Journal {
             threads,
             reader: Mutex::new(reader),
             bodies: bodies::Reader::default(),
+            seen,
             _lock: lock,
         }))
     }
@@ -410,6 +418,7 @@ impl Journalled {
                     done,
                 });
                 committed.await.map_err(Failure::last)?;
+                self.journal.seen.add(call.key);
                 std::mem::forget(intent);
             }
             // It never left: nothing happened that would be worth a line.
@@ -442,6 +451,9 @@ impl Journalled {
 
 impl Calls for Journalled {
     fn recall(&self, call: &Call) -> Result<Option<Answer>, Failure> {
+        if !self.journal.seen.may_have(call.key) {
+            return Ok(None);
+        }
         let found = {
             let connection = lock(&self.journal.reader);
             read::answer(&connection, &self.journal.bodies, call.key)

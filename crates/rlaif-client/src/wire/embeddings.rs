@@ -2,17 +2,9 @@
 //! too. One text a request.
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::{Reply, Unusable, error_text, shorten};
-
-/// The body of a request, but for the model's name.
-pub(crate) fn body(text: &str) -> Map<String, Value> {
-    let mut map = Map::new();
-    map.insert("model".into(), "".into());
-    map.insert("input".into(), json!(text));
-    map
-}
 
 #[derive(Deserialize)]
 struct RawReply {

@@ -1,14 +1,85 @@
 //! What goes over the line, in the forms that providers speak.
 
 mod anthropic;
-pub(crate) mod embeddings;
+mod embeddings;
+mod loose;
 mod openai;
 
 use rlaif_core::Finish;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub(crate) use openai::body;
+pub(crate) use openai::converse;
+
+/// The body of a request in the making. Every field is written once, so that a million bodies are not
+/// built as trees first; further fields of the user's stand in the place of those of the same name.
+pub(crate) struct Object<'a> {
+    extra: &'a Map<String, Value>,
+    fields: Vec<u8>,
+    max_tokens: u64,
+}
+
+/// A body as JSON, with the most tokens that it asks for; 0 where it sets no limit.
+pub(crate) struct Body {
+    pub(crate) json: Vec<u8>,
+    pub(crate) max_tokens: u64,
+}
+
+/// Writes `"name":value,`.
+fn write_field(into: &mut Vec<u8>, name: &str, value: &(impl Serialize + ?Sized)) {
+    // Texts, numbers and JSON values can always be written to memory.
+    let _ = serde_json::to_writer(&mut *into, name);
+    into.push(b':');
+    let _ = serde_json::to_writer(&mut *into, value);
+    into.push(b',');
+}
+
+impl<'a> Object<'a> {
+    /// Without fields yet, but for those of the user's.
+    pub(crate) fn with(extra: &'a Map<String, Value>) -> Self {
+        Object {
+            extra,
+            fields: Vec::with_capacity(2048),
+            max_tokens: 0,
+        }
+    }
+
+    /// Adds a field that it does not have yet.
+    pub(crate) fn set(&mut self, name: &str, value: &(impl Serialize + ?Sized)) {
+        if !self.extra.contains_key(name) {
+            write_field(&mut self.fields, name, value);
+        }
+    }
+
+    /// Adds the limit on generated tokens.
+    pub(crate) fn limit(&mut self, tokens: u32) {
+        self.max_tokens = tokens.into();
+        self.set(LIMIT, &tokens);
+    }
+
+    /// The body for a model.
+    pub(crate) fn finish(self, model: &str) -> Body {
+        let mut json = Vec::with_capacity(self.fields.len() + model.len() + 64);
+        json.push(b'{');
+        if !self.extra.contains_key("model") {
+            write_field(&mut json, "model", model);
+        }
+        json.extend_from_slice(&self.fields);
+        for (name, value) in self.extra {
+            write_field(&mut json, name, value);
+        }
+        // There is a model, at least.
+        json.pop();
+        json.push(b'}');
+        let max_tokens = match self.extra.get(LIMIT) {
+            Some(limit) => limit.as_u64().unwrap_or(0),
+            None => self.max_tokens,
+        };
+        Body { json, max_tokens }
+    }
+}
+
+const LIMIT: &str = "max_tokens";
 
 /// Which form of API an endpoint speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,29 +2,27 @@
 
 use rlaif_core::{Finish, Message};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::de::MapAccess;
+use serde_json::Value;
 
-use super::{Position, Reply, Unusable, error_text, shorten};
+use super::loose::{Kind, Loose, object_of};
+use super::{Object, Position, Reply, Unusable, error_text, shorten};
 
-/// The body of a request, before the endpoint's dialect is applied.
-pub(crate) fn body(model: &str, messages: &[Message], prefill: Option<&str>) -> Map<String, Value> {
-    let mut turns: Vec<Value> = messages
-        .iter()
-        .map(|m| json!({"role": m.role.as_str(), "content": m.content}))
-        .collect();
-    // Chat endpoints have no common way to begin the answer's text, so the beginning is shown at
-    // the end of the last turn, where the model reads it last.
-    if let (Some(prefill), Some(last)) = (prefill, turns.last_mut()) {
-        let text = format!(
-            "{}\n{prefill}",
-            last["content"].as_str().unwrap_or_default()
-        );
-        last["content"] = Value::String(text);
+/// Writes a conversation into a request's body.
+pub(crate) fn converse(body: &mut Object<'_>, messages: &[Message], prefill: Option<&str>) {
+    match (prefill, messages.split_last()) {
+        // Chat endpoints have no common way to begin the answer's text, so the beginning is shown at
+        // the end of the last turn, where the model reads it last.
+        (Some(prefill), Some((last, before))) => {
+            let last = Message {
+                role: last.role,
+                content: format!("{}\n{prefill}", last.content),
+            };
+            let turns: Vec<&Message> = before.iter().chain([&last]).collect();
+            body.set("messages", &turns);
+        }
+        _ => body.set("messages", messages),
     }
-    let mut map = Map::new();
-    map.insert("model".into(), model.into());
-    map.insert("messages".into(), turns.into());
-    map
 }
 
 #[derive(Deserialize)]
@@ -39,7 +37,37 @@ struct RawReply {
 struct RawChoice {
     message: Option<RawMessage>,
     finish_reason: Option<String>,
-    logprobs: Option<Value>,
+    #[serde(default)]
+    logprobs: Loose<RawLogprobs>,
+}
+
+/// Log-probabilities, which a server may leave out or write in a way of its own.
+#[derive(Deserialize)]
+struct RawLogprobs {
+    #[serde(default)]
+    content: Loose<Vec<Loose<RawToken>>>,
+}
+
+#[derive(Deserialize)]
+struct RawToken {
+    #[serde(default)]
+    token: Loose<String>,
+    #[serde(default)]
+    logprob: Loose<f64>,
+    #[serde(default)]
+    top_logprobs: Loose<Vec<Loose<RawToken>>>,
+}
+
+impl<'de> Kind<'de> for RawLogprobs {
+    fn object<A: MapAccess<'de>>(map: A) -> Result<Option<Self>, A::Error> {
+        object_of(map)
+    }
+}
+
+impl<'de> Kind<'de> for RawToken {
+    fn object<A: MapAccess<'de>>(map: A) -> Result<Option<Self>, A::Error> {
+        object_of(map)
+    }
 }
 
 #[derive(Deserialize)]
@@ -89,11 +117,9 @@ pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
         reasoning.get_or_insert_with(|| thought.to_owned());
         text = visible.trim_start().to_owned();
     }
-    let told = choice
-        .logprobs
-        .as_ref()
-        .is_some_and(|l| l.get("content").is_some_and(|c| !c.is_null()));
-    let found = positions(choice.logprobs.as_ref());
+    let content = choice.logprobs.is().map_or(Loose::Absent, |l| l.content);
+    let told = !matches!(content, Loose::Absent);
+    let found = content.is().and_then(positions);
     // A list that belongs to another text: neither its length nor its words are the answer's.
     let fits = |positions: &Vec<Position>| {
         let counted = raw
@@ -126,24 +152,19 @@ pub(super) fn parse(body: &str) -> Result<Reply, Unusable> {
 
 /// The positions, or nothing where any of them is malformed: a probability that cannot be one
 /// (above 1, not a number) says that the rest cannot be trusted either.
-fn positions(logprobs: Option<&Value>) -> Option<Vec<Position>> {
-    let content = logprobs?.get("content")?.as_array()?;
-    let entry = |v: &Value| -> Option<(String, f64)> {
-        let logprob = v.get("logprob")?.as_f64()?;
+fn positions(content: Vec<Loose<RawToken>>) -> Option<Vec<Position>> {
+    let entry = |token: Loose<String>, logprob: Loose<f64>| -> Option<(String, f64)> {
+        let (token, logprob) = (token.is()?, logprob.is()?);
         // A rounded probability of 1 may come out a hair above 0.
-        (logprob <= 1e-3 && !logprob.is_nan()).then(|| {
-            v.get("token")?
-                .as_str()
-                .map(|t| (t.to_owned(), logprob.min(0.0)))
-        })?
+        (logprob <= 1e-3 && !logprob.is_nan()).then(|| (token, logprob.min(0.0)))
     };
     let mut positions = Vec::with_capacity(content.len());
     for at in content {
-        let (token, logprob) = entry(at)?;
-        let mut top: Vec<(String, f64)> = match at.get("top_logprobs") {
-            Some(Value::Array(list)) => list.iter().map(entry).collect::<Option<_>>()?,
-            _ => Vec::new(),
-        };
+        let at = at.is()?;
+        let (token, logprob) = entry(at.token, at.logprob)?;
+        let listed = at.top_logprobs.is().unwrap_or_default().into_iter();
+        let listed = listed.map(|t| t.is().and_then(|t| entry(t.token, t.logprob)));
+        let mut top: Vec<(String, f64)> = listed.collect::<Option<_>>()?;
         if !top.iter().any(|(t, _)| *t == token) {
             top.push((token.clone(), logprob));
         }
@@ -196,7 +217,13 @@ mod tests {
         for bad in [
             "null",
             "{}",
+            "false",
+            "\"none\"",
+            r#"{"content":null}"#,
             r#"{"content":[]}"#,
+            r#"{"content":["A", 3]}"#,
+            r#"{"content":[{"token":["A"],"logprob":-1}]}"#,
+            r#"{"content":[{"token":"A","logprob":-1,"top_logprobs":[{"token":null,"logprob":-1}]}]}"#,
             r#"{"content":[{"token":"A","logprob":5}]}"#,
             r#"{"content":[{"token":"A","logprob":"x"}]}"#,
             r#"{"content":[{"logprob":-1}]}"#,
@@ -207,6 +234,10 @@ mod tests {
             assert_eq!(reply.positions, None, "{bad}");
             assert_eq!(reply.malformed, bad.contains('['), "{bad}");
         }
+        // Alternatives in another form are none, and the token that was taken is left.
+        let odd = r#"{"content":[{"token":"A","logprob":-0.1,"top_logprobs":{"B":-2.0}}]}"#;
+        let left = parse(&body(odd)).unwrap().positions.unwrap();
+        assert_eq!(left[0].top, [("A".to_owned(), -0.1)]);
         // Well-formed, and about another text: three tokens where one was generated.
         let body = r#"{"choices":[{"message":{"content":"A"},"logprobs":{"content":[
             {"token":"So","logprob":-0.1},{"token":" A","logprob":-0.1},{"token":"B","logprob":-1}]}}],

@@ -78,7 +78,7 @@ impl Judge {
                 model: self.model.id().clone(),
                 sampling: None,
                 template: self.template_hash(),
-                constitution: self.constitution.hash(),
+                constitution: self.constitution_hash.clone(),
                 seed: item.seed,
                 version: VERSION.to_owned(),
                 lost: end.usage.lost,

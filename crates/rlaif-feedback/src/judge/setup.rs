@@ -26,6 +26,8 @@ pub struct Judge {
     pub(super) reason_after: Template,
     pub(super) scorer: Option<Scorer>,
     pub(super) whole_is_inverted: bool,
+    /// Hash of the constitution as it was given: every label holds it.
+    pub(super) constitution_hash: String,
 }
 
 impl Judge {
@@ -59,6 +61,7 @@ impl Judge {
             )?),
         };
         Ok(Judge {
+            constitution_hash: constitution.hash(),
             model,
             constitution,
             config,

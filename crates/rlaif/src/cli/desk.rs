@@ -1,6 +1,7 @@
 //! What every verb on loose files begins with and ends with: the input, the models, the log that keeps
 //! finished rows, the output.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use rlaif::error::Error;
 use rlaif::figures::Totals;
 use rlaif::progress::Progress;
 use rlaif::rows::{
-    Ended, RunOptions, Stop, Tally, census, check_failed, check_unread, stream_rows,
+    Ended, Finished, RunOptions, Stock, Stop, Taker, Tally, census, check_failed, check_unread,
+    stream_rows, stream_unfinished,
 };
 use rlaif::stages::commonest_error;
 use rlaif::{Constitution, Model, Outcome};
@@ -147,43 +149,31 @@ impl Desk {
         Ok(RowLog::open(&self.log_path)?)
     }
 
-    /// Asks for the rows that the log does not hold yet. A budget that is reached is a wish, not a
-    /// fault: it stands beside the count of what it allowed.
-    pub async fn stream<T, R, F, Fut>(
-        &self,
-        verb: &str,
-        endpoint: &EndpointArgs,
-        log: &mut RowLog,
-        (before, items): (Tally, impl IntoIterator<Item = Result<(String, T), Error>>),
-        row: F,
-    ) -> Result<(Tally, Option<Error>), Error>
-    where
-        R: Ended,
-        F: Fn(T) -> Fut,
-        Fut: Future<Output = Result<R, FeedbackError>>,
-    {
-        // Several passes of a verb are served at one address.
+    /// Serves what is watched from now on. Several passes of a verb are served at one address.
+    async fn watched(&self, endpoint: &EndpointArgs) -> Result<Option<Dashboard>, Error> {
         if let Some(address) = endpoint.run.metrics.filter(|_| !self.served.replace(true)) {
             metrics::serve(address, self.models.watch(), Arc::clone(&self.bars)).await?;
         }
-        let shown = endpoint.run.dashboard;
-        let _dashboard = Dashboard::open_if(shown, &self.bars, self.models.watch())?;
-        let width = self.models.width();
-        let options = RunOptions {
+        Dashboard::open_if(endpoint.run.dashboard, &self.bars, self.models.watch())
+    }
+
+    fn options<'a>(
+        &'a self,
+        verb: &'a str,
+        endpoint: &EndpointArgs,
+        width: &'a (dyn Fn() -> usize + Send + Sync),
+    ) -> RunOptions<'a> {
+        RunOptions {
             stage: verb,
-            concurrency: width_of(&width),
+            concurrency: width_of(width),
             max_failed: endpoint.max_failed,
             progress: &*self.progress,
             stop: &self.stop,
-        };
-        let (tally, stopped) = stream_rows(items, before, log, &options, row).await?;
-        match stopped {
-            Some(error) if !error.is_budget() => Err(error),
-            stopped => Ok((tally, stopped)),
         }
     }
 
-    /// [`Desk::stream`] over rows that are all at hand.
+    /// Asks for the rows that the log does not hold yet. A budget that is reached is a wish, not a
+    /// fault: it stands beside the count of what it allowed.
     pub async fn ask<T, R, F, Fut>(
         &self,
         verb: &str,
@@ -199,7 +189,10 @@ impl Desk {
     {
         let before = census::<R>(items.iter().map(|(key, _)| Ok(key.as_str())), log)?;
         let items = items.into_iter().map(Ok);
-        self.stream(verb, endpoint, log, (before, items), row).await
+        let _dashboard = self.watched(endpoint).await?;
+        let width = self.models.width();
+        let options = self.options(verb, endpoint, &width);
+        wish(stream_rows(items, before, log, &options, row).await?)
     }
 
     /// What the exit code says of a verb's rows: what stopped them, or that too many failed.
@@ -258,48 +251,59 @@ impl Desk {
     }
 
     /// Runs rows and writes them, with `more` behind them. `items` gives the rows from the beginning
-    /// each time: they are read again rather than held. `line` makes an output row of an item and
-    /// its record, in the input's order.
+    /// each time: they are read again rather than held. `line` makes an output line of an item and
+    /// its record, in the input's order, while later ones are still asked.
     ///
-    /// Memory: the rows in flight, and 16 bytes a record.
+    /// Memory: the rows in flight, 16 bytes a record, and what [`Written`] holds.
     pub async fn work<T, R, F, Fut, I>(
         &self,
         work: Work<'_>,
         items: impl Fn() -> Result<I, Error>,
+        key: impl Fn(&T) -> String,
         row: F,
-        mut line: impl FnMut(&T, Option<R>) -> Value,
+        line: impl FnMut(&T, Option<R>) -> Vec<u8>,
         more: impl IntoIterator<Item = Value>,
     ) -> Result<(Tally, Result<(), Error>), Error>
     where
-        I: Iterator<Item = Result<(String, T), Error>>,
+        I: Iterator<Item = Result<T, Error>>,
         R: Ended,
         F: Fn(T) -> Fut,
         Fut: Future<Output = Result<R, FeedbackError>>,
     {
         let more: Vec<Value> = more.into_iter().collect();
         let mut log = self.log()?;
-        let key = |item: Result<(String, T), Error>| item.map(|(key, _)| key);
-        let before = census::<R>(items()?.map(key), &log)?;
+        let stock = Stock::take::<R>(items()?, &key, &log)?;
         if self.input.is_empty() {
             return Err(no_rows(&work.files.input));
         }
-        if before.rows == 0 {
+        if stock.tally.rows == 0 {
             return Err(no_completions(work.files, work.wanted));
         }
-        self.check_larger(work.files, before.rows + more.len())?;
-        let (tally, stopped) = self
-            .stream(work.verb, work.endpoint, &mut log, (before, items()?), row)
-            .await?;
-        let mut out = RowWriter::create(&work.files.out)?;
-        for item in items()? {
-            let (key, item) = item?;
-            out.write(&line(&item, log.get(&key)?))?;
-        }
+        self.check_larger(work.files, stock.tally.rows + more.len())?;
+        let mut written = Written {
+            items: items()?,
+            key: &key,
+            line,
+            out: RowWriter::create_beside(&work.files.out, &self.log_path)?,
+            finished: Arc::clone(&stock.finished),
+            next: 0,
+            ahead: VecDeque::new(),
+            held: 0,
+        };
+        let dashboard = self.watched(work.endpoint).await?;
+        let width = self.models.width();
+        let options = self.options(work.verb, work.endpoint, &width);
+        let rows = (stock, items()?);
+        let (tally, stopped) =
+            wish(stream_unfinished(rows, &key, &mut written, &mut log, &options, row).await?)?;
+        drop(dashboard);
+        let mut out = written.rest(&log)?;
+        self.input.check_unchanged()?;
         for row in more {
             out.write(&row)?;
         }
         out.finish()?;
-        let keys = items()?.map(key);
+        let keys = items()?.map(|item| item.map(|item| key(&item)));
         let gate = self.gate::<R>(work.verb, work.endpoint, (&log, keys), &tally, stopped);
         self.close(log, &tally)?;
         Ok((tally, gate))
@@ -356,6 +360,130 @@ impl Desk {
     }
 }
 
+/// A budget that is reached stands beside the count of what it allowed; whatever else stopped rows is
+/// an error.
+fn wish((tally, stopped): (Tally, Option<Error>)) -> Result<(Tally, Option<Error>), Error> {
+    match stopped {
+        Some(error) if !error.is_budget() => Err(error),
+        stopped => Ok((tally, stopped)),
+    }
+}
+
+/// Records that wait in memory for those before them, at most; others are read from the log again.
+const HELD: usize = 2048;
+
+/// Lines written at once while answers may be waiting.
+const AT_ONCE: usize = 32;
+
+/// The output, written in the input's order behind the rows as they end.
+///
+/// Memory: [`HELD`] records, and 16 bytes a row between the first one that has not ended and the last
+/// one that has.
+struct Written<'a, T, R, I, L> {
+    items: I,
+    key: &'a dyn Fn(&T) -> String,
+    line: L,
+    out: RowWriter,
+    finished: Arc<Finished>,
+    /// Lines written so far.
+    next: usize,
+    /// What is known of the rows from `next` on.
+    ahead: VecDeque<Record<R>>,
+    held: usize,
+}
+
+enum Record<R> {
+    /// The row has not ended in this run.
+    Awaited,
+    /// The log holds it.
+    Logged,
+    Held(Box<R>),
+}
+
+impl<T, R, I, L> Written<'_, T, R, I, L>
+where
+    R: Ended,
+    I: Iterator<Item = Result<T, Error>>,
+    L: FnMut(&T, Option<R>) -> Vec<u8>,
+{
+    /// What is known of the next row.
+    fn known(&mut self) -> Record<R> {
+        match self.ahead.pop_front() {
+            Some(known) => known,
+            None if self.finished.has(self.next) => Record::Logged,
+            None => Record::Awaited,
+        }
+    }
+
+    /// Writes the next row; `false` where there is none.
+    fn write(&mut self, known: Record<R>, log: &RowLog) -> Result<bool, Error> {
+        let Some(item) = self.items.next() else {
+            return Ok(false);
+        };
+        let item = item?;
+        let record = match known {
+            Record::Held(record) => {
+                self.held -= 1;
+                Some(*record)
+            }
+            // One that an earlier run could not have answered may be there.
+            Record::Awaited if log.is_empty() => None,
+            Record::Awaited | Record::Logged => log.get(&(self.key)(&item))?,
+        };
+        self.out.write_lines(&(self.line)(&item, record))?;
+        self.next += 1;
+        Ok(true)
+    }
+
+    /// Writes all that is left.
+    fn rest(mut self, log: &RowLog) -> Result<RowWriter, Error> {
+        loop {
+            let known = self.known();
+            if !self.write(known, log)? {
+                return Ok(self.out);
+            }
+        }
+    }
+}
+
+impl<T, R, I, L> Taker<R> for Written<'_, T, R, I, L>
+where
+    R: Ended,
+    I: Iterator<Item = Result<T, Error>>,
+    L: FnMut(&T, Option<R>) -> Vec<u8>,
+{
+    fn take(&mut self, log: &RowLog, at: usize, record: R) -> Result<(), Error> {
+        while self.ahead.len() <= at - self.next {
+            let known = match self.finished.has(self.next + self.ahead.len()) {
+                true => Record::Logged,
+                false => Record::Awaited,
+            };
+            self.ahead.push_back(known);
+        }
+        self.ahead[at - self.next] = match self.held < HELD {
+            true => {
+                self.held += 1;
+                Record::Held(Box::new(record))
+            }
+            false => Record::Logged,
+        };
+        for _ in 0..AT_ONCE {
+            match self.known() {
+                Record::Awaited => {
+                    if !self.ahead.is_empty() {
+                        self.ahead.push_front(Record::Awaited);
+                    }
+                    break;
+                }
+                known => {
+                    self.write(known, log)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 fn no_rows(input: &Path) -> Error {
     Error::input(
         format!("`{}` has no row that can be read", input.display()),
@@ -400,7 +528,8 @@ fn is_finished(tally: &Tally) -> bool {
 }
 
 /// Ctrl-C, SIGTERM or SIGHUP once: what was sent to a model ends and is kept, the rest can go on
-/// later. Twice: out at once; what is finished is on disk already.
+/// later. Twice: out at once; what is finished is on disk already. A thread of its own listens, so
+/// that a verb which reads or computes for seconds is stopped all the same.
 pub fn stop_on_interrupt(stop: &Stop, halt: Option<Arc<Halt>>) {
     let (stop, asked) = (stop.clone(), Arc::new(AtomicBool::new(false)));
     let ask = move || {
@@ -417,21 +546,46 @@ pub fn stop_on_interrupt(stop: &Stop, halt: Option<Arc<Halt>>) {
             "stopping: what is under way ends and is kept; once more to stop at once"
         );
     };
+    let (ready, listens) = std::sync::mpsc::channel();
+    let listen = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        // Without it the system's own way stays: the process ends, resumable as after a kill.
+        if let Ok(runtime) = runtime {
+            runtime.block_on(listen_to_signals(ask, ready));
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    if thread.spawn(listen).is_ok() {
+        // Nothing begins before a signal is heard; an end of the thread is heard as well.
+        let _ = listens.recv();
+    }
+}
+
+/// Calls `ask` for each signal; says when it listens.
+async fn listen_to_signals(ask: impl Fn(), ready: std::sync::mpsc::Sender<()>) {
     // A supervisor's way to say it, and a terminal's that is closed.
     #[cfg(unix)]
-    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
-        if let Ok(mut signal) = signal(kind) {
-            let ask = ask.clone();
-            tokio::spawn(async move {
-                while signal.recv().await.is_some() {
-                    ask();
-                }
-            });
+    let others = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    );
+    #[cfg(unix)]
+    if let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = others {
+        let _ = ready.send(());
+        loop {
+            tokio::select! {
+                Some(()) = interrupt.recv() => ask(),
+                Some(()) = terminate.recv() => ask(),
+                Some(()) = hangup.recv() => ask(),
+                else => return,
+            }
         }
     }
-    tokio::spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() {
-            ask();
-        }
-    });
+    let _ = ready.send(());
+    while tokio::signal::ctrl_c().await.is_ok() {
+        ask();
+    }
 }

@@ -128,13 +128,22 @@ impl Input {
         if let Some(held) = &self.held {
             return Ok(Box::new(held.iter().map(|row| Ok(Arc::clone(row)))));
         }
-        if state(&self.path) != self.state {
+        self.check_unchanged()?;
+        Ok(Box::new(self.read()?))
+    }
+
+    /// Whether a file that is read several times is as it was.
+    ///
+    /// # Errors
+    /// It was changed.
+    pub fn check_unchanged(&self) -> Result<(), Error> {
+        if self.held.is_none() && state(&self.path) != self.state {
             return Err(Error::input(
                 format!("`{}` was changed while it was read", self.path.display()),
                 "give the same command again: rows that are as they were are not asked again",
             ));
         }
-        Ok(Box::new(self.read()?))
+        Ok(())
     }
 
     fn read(&self) -> Result<Reading<'_>, Error> {

@@ -1,5 +1,6 @@
 //! One stage on files that the user has: `critique`, `revise`, `judge`.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,11 +12,12 @@ use rlaif::stages::{critique as critiques, judge as judges, revise as revisions}
 use rlaif::views::Views;
 use rlaif::{Critique, CritiqueConfig, Judgment, Outcome, Prompt, ReviseConfig};
 use rlaif_core::dataset::{self, Row};
-use rlaif_core::export::RowWriter;
+use rlaif_core::export::{RowWriter, line_of};
 use rlaif_core::pairs::{Pairs, pairs};
-use rlaif_core::{Cost, Rater, seed};
+use rlaif_core::{Cost, Opinion, OrderResult, Probability, Rater, Shortened, seed};
 use rlaif_eval::summary::SummaryBuilder;
 use rlaif_feedback::FeedbackError;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::args::{CritiqueArgs, FilesArgs, Global, JudgeArgs, ReviseArgs};
@@ -68,28 +70,24 @@ struct Answer {
     response: String,
 }
 
-/// Every completion of every row, with its key.
-fn answers<'a>(
-    desk: &'a Desk,
-    key: impl Fn(&Answer) -> String + 'a,
-) -> Result<impl Iterator<Item = Result<(String, Answer), Error>> + 'a, Error> {
+/// Every completion of every row.
+fn answers(desk: &Desk) -> Result<impl Iterator<Item = Result<Answer, Error>> + '_, Error> {
     let rows = desk.input.rows()?;
-    Ok(rows.flat_map(move |row| -> Vec<_> {
+    Ok(rows.flat_map(|row| -> Vec<_> {
         let row = match row {
             Ok(row) => row,
             Err(error) => return vec![Err(error)],
         };
         let all = row.completions.iter().enumerate();
         all.map(|(i, response)| {
-            let answer = Answer {
+            Ok(Answer {
                 id: match row.completions.len() {
                     1 => row.id.clone(),
                     _ => format!("{}/{i}", row.id),
                 },
                 row: Arc::clone(&row),
                 response: response.clone(),
-            };
-            Ok((key(&answer), answer))
+            })
         })
         .collect()
     }))
@@ -124,15 +122,17 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
                 endpoint: &args.endpoint,
                 wanted: "a completion to critique",
             },
-            || answers(&desk, key),
+            || answers(&desk),
+            key,
             |a: Answer| async move {
                 rlaif_feedback::critique(critic, &a.id, 0, &a.row.prompt, &a.response).await
             },
             |a, c: Option<Critique>| {
                 let Some(c) = c else {
-                    return not_run(&a.row, json!({ "rlaif_id": a.id, "response": a.response }));
+                    let known = json!({ "rlaif_id": a.id, "response": a.response });
+                    return line_of(&not_run(&a.row, known));
                 };
-                with_columns(
+                line_of(&with_columns(
                     &a.row.columns,
                     &a.row.prompt,
                     json!({
@@ -141,7 +141,7 @@ pub async fn critique(args: &CritiqueArgs, global: &Global) -> Result<u8, Error>
                         "suggestions": c.suggestions, "principles": c.principles,
                         "outcome": c.outcome, "error": c.error, "critic": rater_name(&c.rater),
                     }),
-                )
+                ))
             },
             [],
         )
@@ -240,9 +240,9 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
         None => None,
     };
     let (mut all, mut lacking) = (0, 0);
-    for answer in answers(&desk, |_| String::new())? {
+    for answer in answers(&desk)? {
         all += 1;
-        lacking += usize::from(held_critique(&answer?.1).is_none());
+        lacking += usize::from(held_critique(&answer?).is_none());
     }
     if all > 0 && critic.is_none() && (lacking > 0 || args.steps > 1) {
         return Err(Error::input(
@@ -274,7 +274,8 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                 endpoint: &args.endpoint,
                 wanted: "a completion to revise",
             },
-            || answers(&desk, key),
+            || answers(&desk),
+            key,
             |a: Answer| async move {
                 let first = match (held_critique(&a), critic) {
                     (Some(held), _) => held,
@@ -292,7 +293,8 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
             },
             |a, chain: Option<revisions::Chain>| {
                 let Some(chain) = chain else {
-                    return not_run(&a.row, json!({ "rlaif_id": a.id, "response": a.response }));
+                    let known = json!({ "rlaif_id": a.id, "response": a.response });
+                    return line_of(&not_run(&a.row, known));
                 };
                 let decided = chain
                     .steps
@@ -314,7 +316,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                 }
                 let mut completions = vec![a.response.clone()];
                 completions.extend(text.clone());
-                with_columns(
+                line_of(&with_columns(
                     &a.row.columns,
                     &a.row.prompt,
                     json!({
@@ -327,7 +329,7 @@ pub async fn revise(args: &ReviseArgs, global: &Global) -> Result<u8, Error> {
                         "outcome": chain.outcome(), "error": chain.error(),
                         "policy": reviser.model.id(),
                     }),
-                )
+                ))
             },
             [],
         )
@@ -380,28 +382,27 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
                 endpoint: &args.endpoint,
                 wanted: "two completions to compare",
             },
-            || pairs_of(&desk, &select, &settings),
-            |(_, pair): (Arc<Row>, judges::Pair)| async move {
-                judges::judge_pair(judge, pair).await
-            },
+            || pairs_of(&desk, &select),
+            |(_, pair): &PairItem| judges::key(&settings, pair),
+            |(_, pair): PairItem| async move { judges::judge_pair(judge, pair).await },
             |(row, pair), j: Option<Judgment>| match j {
                 Some(j) => {
-                    let line = judged_row(row, &j);
+                    let line = judged_line(row, &j);
                     seen.add(row, j);
                     line
                 }
-                None => not_run(
+                None => line_of(&not_run(
                     row,
                     json!({
                         "rlaif_id": pair.id, "chosen": null, "rejected": null, "p_chosen": null,
                         "p_first": null, "response_a": pair.response_a,
                         "response_b": pair.response_b,
                     }),
-                ),
+                )),
             },
             people
                 .iter()
-                .map(|h| with_columns(&Map::new(), &h.prompt, label_columns(h))),
+                .map(|h| with_columns(&Map::new(), &h.prompt, json!(Label::of(h)))),
         )
         .await?;
     if let (Some(out), Some(judgments)) = (&args.ranking, &seen.ranking) {
@@ -474,7 +475,7 @@ fn check_choices(
     Ok(())
 }
 
-pub type PairItem = (String, (Arc<Row>, judges::Pair));
+pub type PairItem = (Arc<Row>, judges::Pair);
 
 /// Judgments that a page is made of, at most.
 const MAX_ON_PAGE: usize = 20_000;
@@ -552,15 +553,14 @@ pub fn note_short(desk: &Desk) {
     desk.input.tell_short();
 }
 
-/// Pairs of every row that has at least two completions, with their keys.
+/// Pairs of every row that has at least two completions.
 pub fn pairs_of<'a>(
     desk: &'a Desk,
     select: &'a Pairs,
-    settings: &'a str,
 ) -> Result<impl Iterator<Item = Result<PairItem, Error>> + 'a, Error> {
     let rows = desk.input.rows()?;
     Ok(rows.flat_map(move |row| {
-        let found = row.and_then(|row| pairs_of_row(&row, select, settings, desk.seed));
+        let found = row.and_then(|row| pairs_of_row(&row, select, desk.seed));
         match found {
             Ok(items) => items.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
@@ -568,12 +568,7 @@ pub fn pairs_of<'a>(
     }))
 }
 
-fn pairs_of_row(
-    row: &Arc<Row>,
-    select: &Pairs,
-    settings: &str,
-    run_seed: u64,
-) -> Result<Vec<PairItem>, Error> {
+fn pairs_of_row(row: &Arc<Row>, select: &Pairs, run_seed: u64) -> Result<Vec<PairItem>, Error> {
     let n = row.completions.len();
     if n < 2 {
         return Ok(Vec::new());
@@ -591,28 +586,107 @@ fn pairs_of_row(
             response_a: row.completions[i].clone(),
             response_b: row.completions[j].clone(),
         };
-        items.push((judges::key(settings, &pair), (Arc::clone(row), pair)));
+        items.push((Arc::clone(row), pair));
     }
     Ok(items)
 }
 
-/// The input's columns with the label.
-pub fn judged_row(row: &Row, j: &Judgment) -> Value {
-    with_columns(&row.columns, &row.prompt, label_columns(j))
+/// The input's columns with the label, as a line.
+pub fn judged_line(row: &Row, j: &Judgment) -> Vec<u8> {
+    let label = Label::of(j);
+    if row.columns.contains_key("rlaif_id") || !row.columns.contains_key("prompt") {
+        return line_of(&with_columns(&row.columns, &row.prompt, json!(label)));
+    }
+    // The same without a copy of every column: most rows are neither labels already nor without a
+    // prompt, and there may be a million of them.
+    let mut line = vec![b'{'];
+    for (name, value) in &row.columns {
+        let taken = Label::COLUMNS.contains(&name.as_str());
+        let name = match taken {
+            true => Cow::Owned(format!("input_{name}")),
+            false => Cow::Borrowed(name.as_str()),
+        };
+        // Neither a text nor a JSON value can fail to be written to memory.
+        let _ = serde_json::to_writer(&mut line, &name);
+        line.push(b':');
+        let _ = serde_json::to_writer(&mut line, value);
+        line.push(b',');
+    }
+    let label = serde_json::to_vec(&label).unwrap_or_default();
+    line.extend_from_slice(label.strip_prefix(b"{").unwrap_or(b"}"));
+    line.push(b'\n');
+    line
 }
 
 /// The columns of a label.
-fn label_columns(j: &Judgment) -> Value {
-    let p = rlaif::Preference::from(j);
-    json!({
-        "rlaif_id": j.id,
-        "chosen": p.chosen, "rejected": p.rejected, "p_chosen": p.p_chosen,
-        "p_first": j.p_first, "orders_agree": j.orders_agree, "outcome": j.outcome,
-        "principle": j.principle, "judge": rater_name(&j.rater), "reason": j.reason,
-        "response_a": j.response_a, "response_b": j.response_b, "orders": j.orders,
-        "opinions": j.opinions, "scores": j.scores, "shortened": j.shortened, "rater": j.rater,
-        "lost": j.provenance.as_ref().map(|p| &p.lost),
-    })
+#[derive(Serialize)]
+struct Label<'a> {
+    rlaif_id: &'a str,
+    chosen: Option<&'a str>,
+    rejected: Option<&'a str>,
+    p_chosen: Option<f64>,
+    p_first: Probability,
+    orders_agree: Option<bool>,
+    outcome: Outcome,
+    principle: &'a Option<String>,
+    judge: String,
+    reason: &'a str,
+    response_a: &'a str,
+    response_b: &'a str,
+    orders: &'a [OrderResult],
+    opinions: &'a [Opinion],
+    scores: &'a [f64],
+    shortened: Option<Shortened>,
+    rater: &'a Rater,
+    lost: Option<&'a [String]>,
+}
+
+impl<'a> Label<'a> {
+    /// Their names.
+    const COLUMNS: [&'static str; 18] = [
+        "rlaif_id",
+        "chosen",
+        "rejected",
+        "p_chosen",
+        "p_first",
+        "orders_agree",
+        "outcome",
+        "principle",
+        "judge",
+        "reason",
+        "response_a",
+        "response_b",
+        "orders",
+        "opinions",
+        "scores",
+        "shortened",
+        "rater",
+        "lost",
+    ];
+
+    fn of(j: &'a Judgment) -> Self {
+        let sides = j.sides();
+        Label {
+            rlaif_id: &j.id,
+            chosen: sides.map(|(chosen, _, _)| chosen),
+            rejected: sides.map(|(_, rejected, _)| rejected),
+            p_chosen: sides.map(|(_, _, p)| p),
+            p_first: j.p_first,
+            orders_agree: j.orders_agree,
+            outcome: j.outcome,
+            principle: &j.principle,
+            judge: rater_name(&j.rater),
+            reason: &j.reason,
+            response_a: &j.response_a,
+            response_b: &j.response_b,
+            orders: &j.orders,
+            opinions: &j.opinions,
+            scores: &j.scores,
+            shortened: j.shortened,
+            rater: &j.rater,
+            lost: j.provenance.as_ref().map(|p| p.lost.as_slice()),
+        }
+    }
 }
 
 /// People's verdicts from a file; what cannot be read of it is said.

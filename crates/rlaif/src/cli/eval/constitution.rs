@@ -41,8 +41,8 @@ pub async fn constitution(args: &EvalConstitutionArgs, global: &Global) -> Resul
         )?);
     }
     note_short(&desk);
-    let pairs: Vec<Pair> = pairs_of(&desk, &select, "")?
-        .map(|item| item.map(|(_, (_, pair))| pair))
+    let pairs: Vec<Pair> = pairs_of(&desk, &select)?
+        .map(|item| item.map(|(_, pair)| pair))
         .collect::<Result<_, _>>()?;
     if pairs.is_empty() {
         return Err(no_completions(&files, "two completions to compare"));

@@ -364,16 +364,12 @@ impl Bench<'_> {
         };
         let by = of(&desk.constitution, desk.seed)?;
         note_short(desk);
-        let settings = judges::settings(&by);
-        let items = pairs_of(desk, &Pairs::All, &settings)?.collect::<Result<Vec<_>, Error>>()?;
+        let items = pairs_of(desk, &Pairs::All)?.collect::<Result<Vec<_>, Error>>()?;
         if items.is_empty() {
             return Err(no_completions(self.files, "two completions to compare"));
         }
         let begun = Instant::now();
-        let clean = items
-            .iter()
-            .map(|(_, (_, pair))| (&by, pair.clone()))
-            .collect();
+        let clean = items.iter().map(|(_, pair)| (&by, pair.clone())).collect();
         let (judged, fresh) = self.ask(&name, clean).await?;
         let time = Some((begun.elapsed().as_secs_f64(), fresh));
         // Rows that a budget kept away have no judgment, and are in the tally.
@@ -398,9 +394,7 @@ impl Bench<'_> {
             }
             let again = kept
                 .iter()
-                .filter_map(|((_, (_, pair)), j)| {
-                    Some((judges_by.get(&j.principle)?, pair.clone()))
-                })
+                .filter_map(|((_, pair), j)| Some((judges_by.get(&j.principle)?, pair.clone())))
                 .collect();
             repeats.push(self.ask(&format!("{name}, again"), again).await?.0);
         }
@@ -411,13 +405,10 @@ impl Bench<'_> {
         let labels = Labels {
             judge: name,
             source: desk.input.path.display().to_string(),
-            references: kept
-                .iter()
-                .map(|((_, (row, _)), _)| row.label.get())
-                .collect(),
+            references: kept.iter().map(|((row, _), _)| row.label.get()).collect(),
             subsets: kept
                 .iter()
-                .map(|((_, (row, _)), _)| subset_of(row, self.args.subset.as_deref()))
+                .map(|((row, _), _)| subset_of(row, self.args.subset.as_deref()))
                 .collect(),
             judgments: kept.into_iter().map(|(_, judgment)| judgment).collect(),
             repeats,
@@ -462,7 +453,7 @@ impl Bench<'_> {
         // Pairs whose verdict went against it come first: no other can be turned.
         let mut targets: Vec<(bool, &Pair, bool)> = kept
             .iter()
-            .filter_map(|((_, (row, pair)), judgment)| {
+            .filter_map(|((row, pair), judgment)| {
                 let p = row.label.get().or(judgment.p_first.get())?;
                 let first = p < 0.5;
                 let against = judgment.outcome == Outcome::Decided

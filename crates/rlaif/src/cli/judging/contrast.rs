@@ -8,12 +8,13 @@ use rlaif::stages::contrast as contrasts;
 use rlaif::{Judgment, Outcome};
 use rlaif_core::Sampling;
 use rlaif_core::dataset::Row;
+use rlaif_core::export::line_of;
 use rlaif_feedback::{Contrast, ContrastConfig};
 use serde_json::{Map, json};
 
 use crate::cli::args::{EndpointArgs, FilesArgs, Global};
 use crate::cli::desk::{Desk, Work};
-use crate::cli::loose::{judged_row, not_run};
+use crate::cli::loose::{judged_line, not_run};
 
 #[derive(Args)]
 pub struct ContrastArgs {
@@ -70,16 +71,12 @@ pub async fn contrast(args: &ContrastArgs, global: &Global) -> Result<u8, Error>
                 endpoint: &args.endpoint,
                 wanted: "a prompt",
             },
-            || {
-                Ok(desk.input.rows()?.map(|row| {
-                    let row = row?;
-                    Ok((contrasts::key(&settings, &row), row))
-                }))
-            },
+            || desk.input.rows(),
+            |row: &Arc<Row>| contrasts::key(&settings, row),
             |row: Arc<Row>| async move { rlaif_feedback::contrast(by, &row.id, &row.prompt).await },
             |row, pair: Option<Judgment>| match pair {
-                Some(pair) => judged_row(row, &pair),
-                None => not_run(row, json!({"rlaif_id": row.id})),
+                Some(pair) => judged_line(row, &pair),
+                None => line_of(&not_run(row, json!({"rlaif_id": row.id}))),
             },
             [],
         )

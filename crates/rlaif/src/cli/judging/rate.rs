@@ -9,6 +9,7 @@ use rlaif::rows::Ended;
 use rlaif::stages::{fixed, judge as judges};
 use rlaif::{Constitution, JudgeConfig, Method, Outcome, Principles};
 use rlaif_core::dataset::Row;
+use rlaif_core::export::line_of;
 use rlaif_core::{Cost, Rating};
 use rlaif_feedback::{FeedbackError, Scorer, ratings_of};
 use serde::{Deserialize, Serialize};
@@ -172,11 +173,9 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                 let some = |row: &Result<Arc<Row>, Error>| {
                     row.as_ref().map_or(true, |row| !row.completions.is_empty())
                 };
-                Ok(rows.filter(some).map(|row| {
-                    let row = row?;
-                    Ok((RatedRow::key(&settings, &row), row))
-                }))
+                Ok(rows.filter(some))
             },
+            |row: &Arc<Row>| RatedRow::key(&settings, row),
             |row: Arc<Row>| async move { RatedRow::ask(scorer, &row).await },
             |row, rated: Option<RatedRow>| match rated {
                 Some(rated) => {
@@ -187,9 +186,9 @@ pub async fn rate(args: &RateArgs, global: &Global) -> Result<u8, Error> {
                     ) {
                         map.insert("instruction".into(), row.prompt.to_text().into());
                     }
-                    with_columns(&row.columns, &row.prompt, added)
+                    line_of(&with_columns(&row.columns, &row.prompt, added))
                 }
-                None => not_run(row, json!({"rlaif_id": row.id})),
+                None => line_of(&not_run(row, json!({"rlaif_id": row.id}))),
             },
             [],
         )
