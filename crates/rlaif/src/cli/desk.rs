@@ -528,8 +528,7 @@ fn is_finished(tally: &Tally) -> bool {
 }
 
 /// Ctrl-C, SIGTERM or SIGHUP once: what was sent to a model ends and is kept, the rest can go on
-/// later. Twice: out at once; what is finished is on disk already. A thread of its own listens, so
-/// that a verb which reads or computes for seconds is stopped all the same.
+/// later. Twice: out at once; what is finished is on disk already.
 pub fn stop_on_interrupt(stop: &Stop, halt: Option<Arc<Halt>>) {
     let (stop, asked) = (stop.clone(), Arc::new(AtomicBool::new(false)));
     let ask = move || {
@@ -546,46 +545,21 @@ pub fn stop_on_interrupt(stop: &Stop, halt: Option<Arc<Halt>>) {
             "stopping: what is under way ends and is kept; once more to stop at once"
         );
     };
-    let (ready, listens) = std::sync::mpsc::channel();
-    let listen = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        // Without it the system's own way stays: the process ends, resumable as after a kill.
-        if let Ok(runtime) = runtime {
-            runtime.block_on(listen_to_signals(ask, ready));
-        }
-    };
-    let thread = std::thread::Builder::new().name("signals".to_owned());
-    if thread.spawn(listen).is_ok() {
-        // Nothing begins before a signal is heard; an end of the thread is heard as well.
-        let _ = listens.recv();
-    }
-}
-
-/// Calls `ask` for each signal; says when it listens.
-async fn listen_to_signals(ask: impl Fn(), ready: std::sync::mpsc::Sender<()>) {
     // A supervisor's way to say it, and a terminal's that is closed.
     #[cfg(unix)]
-    let others = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-        signal(SignalKind::hangup()),
-    );
-    #[cfg(unix)]
-    if let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = others {
-        let _ = ready.send(());
-        loop {
-            tokio::select! {
-                Some(()) = interrupt.recv() => ask(),
-                Some(()) = terminate.recv() => ask(),
-                Some(()) = hangup.recv() => ask(),
-                else => return,
-            }
+    for kind in [SignalKind::terminate(), SignalKind::hangup()] {
+        if let Ok(mut signal) = signal(kind) {
+            let ask = ask.clone();
+            tokio::spawn(async move {
+                while signal.recv().await.is_some() {
+                    ask();
+                }
+            });
         }
     }
-    let _ = ready.send(());
-    while tokio::signal::ctrl_c().await.is_ok() {
-        ask();
-    }
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            ask();
+        }
+    });
 }

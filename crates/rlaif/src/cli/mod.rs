@@ -41,17 +41,7 @@ pub fn main() -> ExitCode {
     if let Some(n) = cli.global.threads {
         local::threads(n.max(1));
     }
-    // Rows of one file, their connections and timers on one thread: a label is answered by several of
-    // them in turn, and waking another thread each time costs more than what it does then.
-    let mut runtime = match &cli.verb {
-        Verb::Critique(_)
-        | Verb::Revise(_)
-        | Verb::Judge(_)
-        | Verb::Contrast(_)
-        | Verb::Rate(_) => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = runtime
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cli.global.threads.unwrap_or(2).max(1))
         .enable_all()
         .build();
