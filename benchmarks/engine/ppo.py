@@ -55,7 +55,7 @@ def theirs(folder):
     class Clock(TrainerCallback):
         def on_step_end(self, *args, **kw):
             ends.append(time.perf_counter())
-    config = PPOConfig(output_dir=f"{folder}/trl", per_device_train_batch_size=32, num_mini_batches=4, num_ppo_epochs=4,
+    config = PPOConfig(output_dir=f"{folder}/trl", per_device_train_batch_size=128, num_mini_batches=4, num_ppo_epochs=4,
                        total_episodes=128 * 3, response_length=64, local_rollout_forward_batch_size=64, temperature=0.7,
                        num_sample_generations=0, gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none",
                        save_strategy="no", logging_steps=1000, learning_rate=1e-5, disable_tqdm=True)
