@@ -17,7 +17,6 @@ pub struct Fault<'w> {
 }
 
 /// Where faults come from: the assistant's own slips, and a few ways to break an answer.
-#[derive(Clone)]
 pub struct Faults<'w> {
     slips: Vec<Fault<'w>>,
 }

@@ -86,7 +86,6 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         pretrain(&plan, &AssistantRows::new(world, words)?)?;
     }
     if wants("critic") {
-        let slips = Faults::of(world, &out.join("assistant"))?;
         let config = shape(tokenizer::padded(read("critic")?.len()));
         let mut from = None;
         for (name, lesson, steps, rate) in [
@@ -106,12 +105,12 @@ pub fn run(args: &[&str]) -> Result<(), String> {
                     _ => work.join(format!("{name}-done")),
                 },
             };
-            // Where it was finished before, this only writes it again.
             let faults = match lesson {
-                Lesson::Last => slips.clone(),
+                Lesson::Last => Faults::of(world, &out.join("assistant"))?,
                 _ => Faults::made(),
             };
             let rows = CriticRows::new(world, read("critic")?, lesson, faults)?;
+            // Where it was finished before, this only writes it again.
             pretrain(&plan, &rows)?;
             from = Some(plan.out);
         }
