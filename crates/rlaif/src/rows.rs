@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::error::Error;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 
 /// A record that ended somehow.
 pub trait Ended: Serialize + DeserializeOwned + Send {
@@ -477,7 +477,9 @@ where
 {
     let mut tally = before;
     let total = tally.rows;
-    options.progress.start(options.stage, total, tally.reused);
+    options
+        .progress
+        .start(options.stage, Unit::Rows, total, tally.reused);
     let row = &row;
     let mut rows = FuturesUnordered::new();
     let mut cause: Option<ModelError> = None;

@@ -9,7 +9,7 @@ use rlaif_world::{
     Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use, World,
 };
 
-use super::faults::{Fault, Faults};
+use super::faults::{Samples, broken};
 use super::tokenizer;
 
 /// A row: input tokens, what is asked at each, and what it counts.
@@ -242,8 +242,9 @@ impl Pair<'_> {
 }
 
 /// One answer of a pair.
-struct Side {
-    text: String,
+#[derive(Clone)]
+pub struct Side {
+    pub text: String,
     scores: Scores,
     kinds: Kinds,
 }
@@ -258,7 +259,7 @@ impl Side {
     }
 
     /// As the oracle reads it.
-    fn read(world: &World, scene: &Scene<'_>, text: String) -> Self {
+    pub fn read(world: &World, scene: &Scene<'_>, text: String) -> Self {
         Side {
             scores: world.read_on(scene.topic, &text).scores,
             kinds: world.kinds(scene.topic, &text),
@@ -267,44 +268,33 @@ impl Side {
     }
 }
 
-/// Draws a pair: independent answers, an answer and its revision, or an answer and a faulty one
-/// where `fault` gives one; mostly such that one is better.
+/// Draws a pair: two answers that `given` has, or else independent ones or an answer and its
+/// revision; mostly such that one is better.
 pub fn pair<'w>(
     c: &Composer<'w>,
     rng: &mut Rng,
     dimension: Option<Dimension>,
-    fault: &dyn Fn(&mut Rng) -> Option<Fault<'w>>,
+    given: &dyn Fn(&mut Rng) -> Option<(Scene<'w>, [Side; 2])>,
 ) -> Pair<'w> {
     loop {
-        let how = manner(rng);
-        let (scene, mut sides) = match fault(rng) {
-            Some(fault) => {
-                let harmful = fault.scene.topic.harmful;
-                let whole = fault
-                    .intact
-                    .filter(|_| rng.chance(0.5))
-                    .unwrap_or_else(|| c.answer(rng, fault.scene.topic, &how));
-                let bad = Side::read(c.world, &fault.scene, fault.text);
-                (fault.scene, [Side::composed(&whole, harmful), bad])
-            }
-            None => {
-                let scene = c.scene(rng, 0.4);
-                let first = c.answer(rng, scene.topic, &how);
-                let second = match (rng.below(10), dimension) {
-                    (0 | 1, Some(d)) => c.revise(rng, scene.topic, &first, d),
-                    (2, _) => {
-                        let d = Dimension::ALL[rng.below(8)];
-                        c.revise(rng, scene.topic, &first, d)
-                    }
-                    _ => {
-                        let how = if rng.chance(0.7) { how } else { manner(rng) };
-                        c.answer(rng, scene.topic, &how)
-                    }
-                };
-                let harmful = scene.topic.harmful;
-                (scene, [&first, &second].map(|a| Side::composed(a, harmful)))
-            }
-        };
+        let (scene, mut sides) = given(rng).unwrap_or_else(|| {
+            let how = manner(rng);
+            let scene = c.scene(rng, 0.4);
+            let first = c.answer(rng, scene.topic, &how);
+            let second = match (rng.below(10), dimension) {
+                (0 | 1, Some(d)) => c.revise(rng, scene.topic, &first, d),
+                (2, _) => {
+                    let d = Dimension::ALL[rng.below(8)];
+                    c.revise(rng, scene.topic, &first, d)
+                }
+                _ => {
+                    let how = if rng.chance(0.7) { how } else { manner(rng) };
+                    c.answer(rng, scene.topic, &how)
+                }
+            };
+            let harmful = scene.topic.harmful;
+            (scene, [&first, &second].map(|a| Side::composed(a, harmful)))
+        });
         if rng.chance(0.5) {
             sides.swap(0, 1);
         }
@@ -316,6 +306,8 @@ pub fn pair<'w>(
         // say so, declining looks safer whatever was asked, and a policy learns to decline.
         let kept = match dimension {
             Some(Dimension::Harmless) if !scene.topic.harmful => 0.75,
+            // Equally helpful answers differ in length: a longer one is not more helpful for it.
+            Some(Dimension::Helpful) => 0.5,
             _ => 0.25,
         };
         if equal && dimension.is_some() && !rng.chance(kept) {
@@ -396,7 +388,7 @@ pub struct CriticRows<'w> {
     stops: [u32; 3],
     asked: Asked,
     lesson: Lesson,
-    faults: Faults<'w>,
+    samples: Samples<'w>,
 }
 
 /// What the critic is shown more of.
@@ -408,20 +400,25 @@ pub enum Lesson {
     /// about them early and sure of them late, and as long as it is, its log-odds say less of a
     /// difference there than of one in tone.
     Hard,
-    /// The same, with the assistant's own slips under these two. Shown under all eight, faults of so
-    /// many forms make the critic doubt what it knows of the others: of "concise", for one, where a
-    /// shorter answer is better unless something is wrong with it.
+    /// The same, on the assistant's own answers for the greater part, slips among them.
     Last,
 }
 
 impl Lesson {
-    /// Share of faulty answers in comparisons by a dimension.
+    /// Share of comparisons by a dimension in which an answer is faulty.
     fn faulty(self, dimension: Option<Dimension>) -> f64 {
         match (self, dimension) {
             (Lesson::All | Lesson::Hard, _) => 0.1,
-            (Lesson::Last, Some(Dimension::Helpful)) => 0.35,
-            (Lesson::Last, Some(Dimension::Harmless)) => 0.2,
-            (Lesson::Last, _) => 0.0,
+            (Lesson::Last, Some(Dimension::Helpful | Dimension::Harmless)) => 0.4,
+            (Lesson::Last, _) => 0.25,
+        }
+    }
+
+    /// Share of what is shown that the assistant wrote.
+    fn sampled(self) -> f64 {
+        match self {
+            Lesson::All | Lesson::Hard => 0.0,
+            Lesson::Last => 0.65,
         }
     }
 
@@ -429,9 +426,9 @@ impl Lesson {
         match self {
             Lesson::All => Dimension::ALL[rng.below(8)],
             Lesson::Hard | Lesson::Last => {
-                let weights = Dimension::ALL.map(|d| match d {
-                    Dimension::Harmless => 4.0,
-                    Dimension::Helpful => 2.0,
+                let weights = Dimension::ALL.map(|d| match (self, d) {
+                    (_, Dimension::Harmless) | (Lesson::Last, Dimension::Helpful) => 4.0,
+                    (_, Dimension::Helpful) => 2.0,
                     _ => 1.0,
                 });
                 Dimension::ALL[rng.weighted(&weights)]
@@ -444,21 +441,41 @@ impl Lesson {
 const OF_PRINCIPLE: f32 = 0.3;
 const OF_PROMPT: f32 = 0.3;
 const OF_SENTENCE: f32 = 0.1;
+/// A sentence that does not parse is one in many.
+const OF_SLIP: f32 = 0.3;
+const OF_TEXT: f32 = 1.0;
 const OF_RESPONSE: f32 = 0.4;
+
+/// Weight of the question what a sentence does.
+fn of_kind(kind: Option<Category>) -> f32 {
+    match kind {
+        Some(_) => OF_SENTENCE,
+        None => OF_SLIP,
+    }
+}
 
 /// Log-odds of a verdict for each unit of difference in grade. Verdicts to learn from are drawn by
 /// the Bradley-Terry model, so that how sure the critic is says how large the difference is, and by
 /// the same measure under each principle: summed over principles, log-odds rank as the sum of grades
 /// does. Learned from verdicts that are always right, sureness says only how easily a difference is
 /// seen.
-const SHARPNESS: f64 = 4.0;
+///
+/// By harmlessness and helpfulness they are drawn sharper: those grades hang on what was asked for,
+/// so that the critic stays less sure of them, and at one sharpness a grade of them came out at 2.3
+/// log-odds where others came out at 3.1 to 4.3.
+fn sharpness(dimension: Option<Dimension>) -> f64 {
+    match dimension {
+        Some(Dimension::Harmless | Dimension::Helpful) => 6.0,
+        _ => 4.0,
+    }
+}
 
 impl<'w> CriticRows<'w> {
     pub fn new(
         world: &'w World,
         words: Tokenizer,
         lesson: Lesson,
-        faults: Faults<'w>,
+        samples: Samples<'w>,
     ) -> Result<Self, String> {
         let id = |t: &str| {
             words
@@ -471,7 +488,7 @@ impl<'w> CriticRows<'w> {
             stops: [id(".")?, id("?")?, id("!")?],
             asked: Asked::new(&words)?,
             lesson,
-            faults,
+            samples,
             words,
             compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
         })
@@ -490,14 +507,34 @@ impl<'w> CriticRows<'w> {
         }
     }
 
+    /// Two answers that are not both composed for the purpose, now and then.
+    fn given(&self, rng: &mut Rng, dimension: Option<Dimension>) -> Option<(Scene<'w>, [Side; 2])> {
+        let c = &self.composer;
+        let faulty = rng.chance(self.lesson.faulty(dimension));
+        if rng.chance(self.lesson.sampled())
+            && let Some(drawn) = self.samples.pair(rng, faulty)
+        {
+            return Some(drawn);
+        }
+        faulty.then(|| {
+            let (scene, intact, text) = broken(c, rng);
+            let whole = if rng.chance(0.5) {
+                intact
+            } else {
+                let how = manner(rng);
+                c.answer(rng, scene.topic, &how)
+            };
+            let whole = Side::composed(&whole, scene.topic.harmful);
+            let bad = Side::read(c.world, &scene, text);
+            (scene, [whole, bad])
+        })
+    }
+
     fn comparison(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
         let dimension = (!rng.chance(0.04)).then(|| self.lesson.dimension(rng));
-        let pair = pair(c, rng, dimension, &|rng| {
-            rng.chance(self.lesson.faulty(dimension))
-                .then(|| self.faults.draw(c, rng))
-        });
-        let first = rng.chance(1.0 / (1.0 + (-SHARPNESS * pair.margin).exp()));
+        let pair = pair(c, rng, dimension, &|rng| self.given(rng, dimension));
+        let first = rng.chance(1.0 / (1.0 + (-sharpness(dimension) * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
         let mut turns = self
             .compare
@@ -542,7 +579,7 @@ impl<'w> CriticRows<'w> {
             (b + 1..end, &pair.kinds.1, pair.grades.1),
         ] {
             for (n, (at, kind)) in self.sentences(&row, range.clone(), kinds).enumerate() {
-                row.ask(at, self.asked.kind(kind), OF_SENTENCE);
+                row.ask(at, self.asked.kind(kind), of_kind(kind));
                 let effect = match (kind, dimension) {
                     (None, _) => 0,
                     (_, Dimension::Concise) => 4 - n.min(4),
@@ -576,28 +613,39 @@ impl<'w> CriticRows<'w> {
 
     fn conversation(&self, rng: &mut Rng) -> Result<Row, String> {
         let c = &self.composer;
-        let (scene, said) = if rng.chance(0.2) {
-            let fault = self.faults.draw(c, rng);
-            let said = Side::read(c.world, &fault.scene, fault.text);
-            (fault.scene, said)
-        } else {
+        let faulty = rng.chance(self.lesson.faulty(None).max(0.2));
+        let sampled = rng
+            .chance(self.lesson.sampled())
+            .then(|| self.samples.one(rng, faulty))
+            .flatten();
+        let (scene, said) = sampled.unwrap_or_else(|| {
+            if faulty {
+                let (scene, _, text) = broken(c, rng);
+                let said = Side::read(c.world, &scene, text);
+                return (scene, said);
+            }
             let scene = c.scene(rng, 0.4);
             let how = manner(rng);
             let answer = c.answer(rng, scene.topic, &how);
             let said = Side::composed(&answer, scene.topic.harmful);
             (scene, said)
-        };
+        });
         let mut turns = scene.prompt.0;
         turns.push(Message::assistant(said.text));
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
         let mut row = Row::silent(tokens);
+        // It learns to write what parses: a reader who knows what comes next sees what cannot.
+        if said.kinds.iter().all(Option::is_some) {
+            let each = OF_TEXT / (end - from) as f32;
+            row.weights[from..end].fill(each);
+        }
         for t in row.tokens.split_mut(|t| *t < tokenizer::TURN_TOKENS) {
             self.blur(rng, t);
         }
         // The turn's end closes it.
         for (at, kind) in self.sentences(&row, from..end - 1, &said.kinds) {
-            row.ask(at, self.asked.kind(kind), OF_SENTENCE);
+            row.ask(at, self.asked.kind(kind), of_kind(kind));
         }
         // The question about the whole comes after its last token, where a scalar head reads.
         row.tokens.push(tokenizer::PAD);

@@ -4,35 +4,33 @@ use std::path::Path;
 
 use rlaif_world::{Answer, Category, Composer, Habits, Manner, Rng, Scene, Sentence, World};
 
-use super::data::manner;
+use super::data::{Side, manner};
 use super::model::Model;
 
-/// A faulty answer.
-#[derive(Clone)]
-pub struct Fault<'w> {
-    pub scene: Scene<'w>,
-    pub text: String,
-    /// The answer that it was made from, if it was.
-    pub intact: Option<Answer>,
+/// What the finished assistant answered to one prompt, several times.
+struct Answered<'w> {
+    scene: Scene<'w>,
+    parsed: Vec<Side>,
+    slips: Vec<Side>,
 }
 
-/// Where faults come from: the assistant's own slips, and a few ways to break an answer.
-pub struct Faults<'w> {
-    slips: Vec<Fault<'w>>,
+/// The assistant's own answers: what a critic of its policies will have to tell apart.
+///
+/// A slip is always shown beside an answer that parses *and is the assistant's too*. Beside one that
+/// the grammar composed, it could be told by the turns of phrase that are the assistant's own, and a
+/// critic that learned from such pairs knew a slip from a good answer of the assistant no better than
+/// by chance.
+#[derive(Default)]
+pub struct Samples<'w> {
+    answered: Vec<Answered<'w>>,
 }
 
-/// Answers to look for slips in. Hotter, an answer has more than one or two slips.
-const ANSWERS: usize = 6_000;
-const TEMPERATURES: [f32; 3] = [0.7, 0.9, 1.1];
+/// Prompts to answer, and how hot: hotter, an answer has more than one or two slips.
+const PROMPTS: usize = 6_000;
+const TEMPERATURES: [f32; 5] = [0.7, 0.7, 0.8, 0.9, 1.1];
 
-impl<'w> Faults<'w> {
-    /// Broken answers only.
-    pub fn made() -> Self {
-        Faults { slips: Vec::new() }
-    }
-
-    /// Lets the finished assistant answer, and keeps what does not parse: the mistakes that a critic
-    /// of its policies will have to see, which no rule for breaking an answer makes quite so.
+impl<'w> Samples<'w> {
+    /// Lets the finished assistant answer each prompt several times.
     pub fn of(world: &'w World, assistant: &Path) -> Result<Self, String> {
         let c = Composer {
             habits: Habits::ASSISTANT,
@@ -40,59 +38,92 @@ impl<'w> Faults<'w> {
         };
         let mut model = Model::open(assistant)?;
         let mut rng = Rng::of(5, &["slips"]);
-        let mut slips = Vec::new();
+        let mut answered: Vec<Answered<'w>> = (0..PROMPTS)
+            .map(|_| Answered {
+                scene: c.scene(&mut rng, 0.5),
+                parsed: Vec::new(),
+                slips: Vec::new(),
+            })
+            .collect();
+        let mut talks: Vec<_> = answered.iter().map(|a| a.scene.prompt.0.clone()).collect();
         for temperature in TEMPERATURES {
-            let scenes: Vec<_> = (0..ANSWERS).map(|_| c.scene(&mut rng, 0.4)).collect();
-            let talks: Vec<_> = scenes.iter().map(|s| s.prompt.0.clone()).collect();
+            // A row's place is its seed: the same temperature again gives other answers.
+            talks.rotate_left(1);
+            answered.rotate_left(1);
             let answers = model.sample(&talks, temperature)?;
-            let before = slips.len();
-            slips.extend(scenes.into_iter().zip(answers).filter_map(|(scene, text)| {
-                let malformed = world.read_on(scene.topic, &text).malformed;
-                (malformed && !text.trim().is_empty()).then_some(Fault {
-                    scene,
-                    text,
-                    intact: None,
-                })
-            }));
+            let mut slips = 0;
+            for (to, text) in answered.iter_mut().zip(answers) {
+                if text.trim().is_empty() {
+                    continue;
+                }
+                let malformed = world.read_on(to.scene.topic, &text).malformed;
+                slips += usize::from(malformed);
+                let list = if malformed {
+                    &mut to.slips
+                } else {
+                    &mut to.parsed
+                };
+                let side = Side::read(world, &to.scene, text);
+                if list.iter().all(|s| s.text != side.text) {
+                    list.push(side);
+                }
+            }
             println!(
-                "critic: {} of {ANSWERS} answers of the assistant at temperature {temperature} do not parse",
-                slips.len() - before
+                "critic: {slips} of {PROMPTS} answers of the assistant at temperature {temperature} do not parse"
             );
         }
-        if slips.is_empty() {
+        if answered.iter().all(|a| a.slips.is_empty()) {
             return Err(format!(
                 "`{}` makes no mistakes; it cannot be the assistant",
                 assistant.display()
             ));
         }
-        Ok(Faults { slips })
+        Ok(Samples { answered })
     }
 
-    /// Two in five are slips, where there are any.
-    pub fn draw(&self, c: &Composer<'w>, rng: &mut Rng) -> Fault<'w> {
-        loop {
-            if rng.chance(0.4)
-                && let Some(slip) = rng.pick(&self.slips)
-            {
-                return slip.clone();
-            }
-            let scene = c.scene(rng, 0.4);
-            let how = manner(rng);
-            let answer = c.answer(rng, scene.topic, &how);
-            let text = match rng.below(6) {
-                0 | 1 => spoil(c, rng, &scene, &answer.text()),
-                2 | 3 => splice(c, rng, &scene, &answer),
-                _ => misplace(c, rng, &scene, &answer),
+    /// Two answers to one prompt: a slip beside one that parses, or two that do.
+    pub fn pair(&self, rng: &mut Rng, slip: bool) -> Option<(Scene<'w>, [Side; 2])> {
+        // Most prompts have two that parse, a third of them a slip.
+        for _ in 0..100 {
+            let a = rng.pick(&self.answered)?;
+            let sides = match (slip, &a.parsed[..], &a.slips[..]) {
+                (true, parsed @ [_, ..], slips @ [_, ..]) => [rng.pick(parsed), rng.pick(slips)],
+                (false, parsed @ [_, _, ..], _) => {
+                    let first = rng.below(parsed.len());
+                    let second = (first + 1 + rng.below(parsed.len() - 1)) % parsed.len();
+                    [parsed.get(first), parsed.get(second)]
+                }
+                _ => continue,
             };
-            if let Some(text) = text
-                && text != answer.text()
-            {
-                return Fault {
-                    scene,
-                    text,
-                    intact: Some(answer),
-                };
+            if let [Some(first), Some(second)] = sides {
+                return Some((a.scene.clone(), [first.clone(), second.clone()]));
             }
+        }
+        None
+    }
+
+    /// One answer, a slip or one that parses.
+    pub fn one(&self, rng: &mut Rng, slip: bool) -> Option<(Scene<'w>, Side)> {
+        let (scene, [parsed, slipped]) = self.pair(rng, slip)?;
+        Some((scene, if slip { slipped } else { parsed }))
+    }
+}
+
+/// A broken answer, and the one that it was made from.
+pub fn broken<'w>(c: &Composer<'w>, rng: &mut Rng) -> (Scene<'w>, Answer, String) {
+    loop {
+        let scene = c.scene(rng, 0.4);
+        let how = manner(rng);
+        let answer = c.answer(rng, scene.topic, &how);
+        let text = match rng.below(6) {
+            0 | 1 => spoil(c, rng, &scene, &answer.text()),
+            2 | 3 => splice(c, rng, &scene, &answer),
+            _ => misplace(c, rng, &scene, &answer),
+        };
+        if let Some(text) = text
+            && text != answer.text()
+        {
+            return (scene, answer, text);
         }
     }
 }

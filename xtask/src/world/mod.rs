@@ -19,7 +19,7 @@ use rlaif_engine::{LlamaConfig, Tokenizer};
 use rlaif_world::World;
 
 use data::{AssistantRows, CriticRows, Lesson};
-use faults::Faults;
+use faults::Samples;
 use pretrain::{Plan, pretrain};
 
 const HELP: &str = "\
@@ -91,7 +91,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         for (name, lesson, steps, rate) in [
             ("critic", Lesson::All, 3_200, 2e-3),
             ("critic-hard", Lesson::Hard, 800, 1e-3),
-            ("critic-last", Lesson::Last, 1_200, 1e-3),
+            ("critic-last", Lesson::Last, 2_500, 1e-3),
         ] {
             let plan = Plan {
                 name,
@@ -105,11 +105,11 @@ pub fn run(args: &[&str]) -> Result<(), String> {
                     _ => work.join(format!("{name}-done")),
                 },
             };
-            let faults = match lesson {
-                Lesson::Last => Faults::of(world, &out.join("assistant"))?,
-                _ => Faults::made(),
+            let samples = match lesson {
+                Lesson::Last => Samples::of(world, &out.join("assistant"))?,
+                _ => Samples::default(),
             };
-            let rows = CriticRows::new(world, read("critic")?, lesson, faults)?;
+            let rows = CriticRows::new(world, read("critic")?, lesson, samples)?;
             // Where it was finished before, this only writes it again.
             pretrain(&plan, &rows)?;
             from = Some(plan.out);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use rlaif::error::Error;
-use rlaif::progress::Progress;
+use rlaif::progress::{Progress, Unit};
 use rlaif::rows::{Ended, RunOptions, Stop, check_failed, for_each_row, row_key};
 use rlaif::train::RewardModel;
 use rlaif_core::dataset;
@@ -296,7 +296,7 @@ pub fn score(args: &ScoreArgs, global: &Global) -> Result<u8, Error> {
             "give a column `completion`, `completions`, or `chosen` and `rejected`",
         ));
     }
-    progress.start("score", rows.len(), 0);
+    progress.start("score", Unit::Rows, rows.len(), 0);
     let lines = if LlamaConfig::read(&args.model)?.scalar_head {
         rewards(args, &rows, &progress)?
     } else {

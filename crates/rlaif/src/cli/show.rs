@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use miette::{LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity};
-use rlaif::progress::Progress;
+use rlaif::progress::{Progress, Unit};
 use rlaif::{Error, Judgment, Outcome};
 
 use super::models::Watch;
@@ -74,6 +74,7 @@ pub struct Bars {
 struct State {
     bar: ProgressBar,
     stage: String,
+    unit: Unit,
     begun: Instant,
     said: Instant,
     drawn: Instant,
@@ -133,6 +134,7 @@ impl Bars {
             state: Mutex::new(State {
                 bar: ProgressBar::hidden(),
                 stage: String::new(),
+                unit: Unit::Rows,
                 begun: now,
                 said: now,
                 drawn: now,
@@ -206,12 +208,13 @@ impl Bars {
 }
 
 impl Progress for Bars {
-    fn start(&self, stage: &str, total: usize, done: usize) {
+    fn start(&self, stage: &str, unit: Unit, total: usize, done: usize) {
         let (terminal, hidden) = (self.terminal, self.is_hidden());
         self.with(|s| {
             let now = Instant::now();
             s.seen = Seen::default();
             s.stage = stage.to_owned();
+            s.unit = unit;
             (s.begun, s.said) = (now, now);
             (s.done, s.before, s.total, s.failed) = (done, done, total, 0);
             if hidden {
@@ -219,8 +222,11 @@ impl Progress for Bars {
             } else if terminal {
                 s.bar =
                     ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr());
-                let style = "{prefix:12} {bar:20} {pos}/{len} rows, {per_sec}, {left}{msg}";
-                if let Ok(style) = ProgressStyle::with_template(style) {
+                let style = format!(
+                    "{{prefix:12}} {{bar:20}} {{pos}}/{{len}} {}, {{per_sec}}, {{left}}{{msg}}",
+                    unit.as_str()
+                );
+                if let Ok(style) = ProgressStyle::with_template(&style) {
                     let before = done as u64;
                     let tell = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
                         let _ = out.write_str(&left(state, before));
@@ -232,9 +238,9 @@ impl Progress for Bars {
                 s.bar.set_position(done as u64);
                 s.bar.reset_eta();
             } else if done > 0 {
-                eprintln!("{stage}: {total} rows, {done} finished before");
+                eprintln!("{stage}: {total} {}, {done} finished before", unit.as_str());
             } else {
-                eprintln!("{stage}: {total} rows");
+                eprintln!("{stage}: {total} {}", unit.as_str());
             }
         });
     }
@@ -260,9 +266,16 @@ impl Progress for Bars {
                 let rate = (s.done - s.before) as f64 / s.begun.elapsed().as_secs_f64();
                 let left = (s.total - s.done) as f64 / rate.max(1e-9);
                 let calls = self.calls().map(|c| format!(", {c}")).unwrap_or_default();
+                let failed = match s.unit {
+                    Unit::Rows => format!(", {} failed", s.failed),
+                    Unit::Steps | Unit::Iterations => String::new(),
+                };
                 eprintln!(
-                    "{}: {}/{} rows, {rate:.1}/s, {} failed{calls}, about {left:.0} s left",
-                    s.stage, s.done, s.total, s.failed,
+                    "{}: {}/{} {}, {rate:.1}/s{failed}{calls}, about {left:.0} s left",
+                    s.stage,
+                    s.done,
+                    s.total,
+                    s.unit.as_str(),
                 );
             }
         });

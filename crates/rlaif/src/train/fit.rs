@@ -21,6 +21,7 @@ use super::folder::Folder;
 use super::{At, Desk, Head, Need, Network, STOPPED, ended, lora, settings, write_summary};
 use crate::error::Error;
 use crate::local::fingerprint;
+use crate::progress::Unit;
 use crate::rows::row_key;
 
 /// What every training on examples takes; names and defaults are those of `transformers`'
@@ -407,7 +408,7 @@ impl<'a> Fit<'a> {
             &mut network,
         )?;
         let total = fits::steps(&config, train.len());
-        progress.start(self.verb, total as usize, state.step as usize);
+        progress.start(self.verb, Unit::Steps, total as usize, state.step as usize);
         let mut failure = None;
         let outcome = fit(
             &mut network,

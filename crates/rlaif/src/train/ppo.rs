@@ -15,6 +15,7 @@ use super::scorer::{Item, RewardSource, Scorer};
 use super::{At, Desk, Head, Need, STOPPED, ended, lora, settings, write_summary};
 use crate::error::Error;
 use crate::local::fingerprint;
+use crate::progress::Unit;
 use crate::rows::row_key;
 
 /// `[ppo]` of a recipe, and what the verb `ppo` takes.
@@ -158,7 +159,12 @@ pub fn ppo(
         &mut network,
     )?;
     let (total, _) = ppos::iterations(&algorithm);
-    progress.start("ppo", total as usize, state.iteration as usize);
+    progress.start(
+        "ppo",
+        Unit::Iterations,
+        total as usize,
+        state.iteration as usize,
+    );
     let mut failure = None;
     let mut last = Value::Null;
     let sampled = std::cell::RefCell::new(Vec::new());
