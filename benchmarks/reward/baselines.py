@@ -8,6 +8,7 @@ strength chosen on validation. Length: the longer (or, where validation says so,
 """
 import hashlib, json, struct, sys
 import numpy as np
+from scipy.sparse import vstack
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -23,9 +24,9 @@ rows = [json.loads(l) for l in open(sys.argv[1])]
 parts = {s: [r for r in rows if split(r["prompt"]) == s] for s in ("train", "validation", "test")}
 vec = CountVectorizer(min_df=2, token_pattern=r"\S+").fit([r[k] for r in parts["train"] for k in ("chosen", "rejected")])
 def diff(part):
-    return (vec.transform([r["chosen"] for r in part]) - vec.transform([r["rejected"] for r in part])).toarray()
+    return (vec.transform([r["chosen"] for r in part]) - vec.transform([r["rejected"] for r in part])).astype(float)
 X = diff(parts["train"])
-X, y = np.vstack([X, -X]), np.r_[np.ones(len(X)), np.zeros(len(X))]
+X, y = vstack([X, -X]).tocsr(), np.r_[np.ones(X.shape[0]), np.zeros(X.shape[0])]
 best = max((LogisticRegression(C=c, fit_intercept=False, max_iter=2000).fit(X, y) for c in (0.01, 0.1, 1, 10)),
            key=lambda m: (m.decision_function(diff(parts["validation"])) > 0).mean())
 longer = lambda part: np.mean([np.sign(len(r["chosen"]) - len(r["rejected"])) / 2 + 0.5 for r in part])

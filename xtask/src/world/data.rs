@@ -401,6 +401,9 @@ pub enum Lesson {
     /// difference there than of one in tone.
     Hard,
     /// The same, on the assistant's own answers for the greater part, slips among them.
+    Own,
+    /// Composed answers again for the greater part: the assistant knows a quarter of the topics, and
+    /// a critic that reads nothing else forgets the rest.
     Last,
 }
 
@@ -409,8 +412,8 @@ impl Lesson {
     fn faulty(self, dimension: Option<Dimension>) -> f64 {
         match (self, dimension) {
             (Lesson::All | Lesson::Hard, _) => 0.1,
-            (Lesson::Last, Some(Dimension::Helpful | Dimension::Harmless)) => 0.4,
-            (Lesson::Last, _) => 0.25,
+            (Lesson::Own | Lesson::Last, Some(Dimension::Helpful | Dimension::Harmless)) => 0.4,
+            (Lesson::Own | Lesson::Last, _) => 0.25,
         }
     }
 
@@ -418,16 +421,17 @@ impl Lesson {
     fn sampled(self) -> f64 {
         match self {
             Lesson::All | Lesson::Hard => 0.0,
-            Lesson::Last => 0.65,
+            Lesson::Own => 0.65,
+            Lesson::Last => 0.35,
         }
     }
 
     fn dimension(self, rng: &mut Rng) -> Dimension {
         match self {
             Lesson::All => Dimension::ALL[rng.below(8)],
-            Lesson::Hard | Lesson::Last => {
+            Lesson::Hard | Lesson::Own | Lesson::Last => {
                 let weights = Dimension::ALL.map(|d| match (self, d) {
-                    (_, Dimension::Harmless) | (Lesson::Last, Dimension::Helpful) => 4.0,
+                    (_, Dimension::Harmless) | (Lesson::Own, Dimension::Helpful) => 4.0,
                     (_, Dimension::Helpful) => 2.0,
                     _ => 1.0,
                 });
@@ -677,6 +681,7 @@ impl Rows for CriticRows<'_> {
         let lesson = match self.lesson {
             Lesson::All => "critic",
             Lesson::Hard => "critic, what is hard",
+            Lesson::Own => "critic, of its own kind",
             Lesson::Last => "critic, at last",
         };
         let mut rng = Rng::of(2, &[lesson, &step.to_string()]);

@@ -91,7 +91,8 @@ pub fn run(args: &[&str]) -> Result<(), String> {
         for (name, lesson, steps, rate) in [
             ("critic", Lesson::All, 3_200, 2e-3),
             ("critic-hard", Lesson::Hard, 800, 1e-3),
-            ("critic-last", Lesson::Last, 2_500, 1e-3),
+            ("critic-own", Lesson::Own, 2_500, 1e-3),
+            ("critic-last", Lesson::Last, 1_500, 1e-3),
         ] {
             let plan = Plan {
                 name,
@@ -106,8 +107,8 @@ pub fn run(args: &[&str]) -> Result<(), String> {
                 },
             };
             let samples = match lesson {
-                Lesson::Last => Samples::of(world, &out.join("assistant"))?,
-                _ => Samples::default(),
+                Lesson::Own | Lesson::Last => Samples::of(world, &out.join("assistant"))?,
+                Lesson::All | Lesson::Hard => Samples::default(),
             };
             let rows = CriticRows::new(world, read("critic")?, lesson, samples)?;
             // Where it was finished before, this only writes it again.
