@@ -387,57 +387,93 @@ pub struct CriticRows<'w> {
     options: [u32; 2],
     stops: [u32; 3],
     asked: Asked,
-    lesson: Lesson,
-    samples: Samples<'w>,
+    lesson: &'static Lesson,
+    samples: &'w Samples<'w>,
 }
 
-/// What the critic is shown more of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Lesson {
-    /// All dimensions equally.
-    All,
-    /// Harmlessness and helpfulness, whose grades hang on what was asked for: the critic is right
-    /// about them early and sure of them late, and as long as it is, its log-odds say less of a
-    /// difference there than of one in tone.
-    Hard,
-    /// The same, on the assistant's own answers for the greater part, slips among them.
-    Own,
-    /// Composed answers again for the greater part: the assistant knows a quarter of the topics, and
-    /// a critic that reads nothing else forgets the rest.
-    Last,
+/// A part of the critic's training.
+pub struct Lesson {
+    /// Its name in files, and of its draws.
+    pub name: &'static str,
+    /// Steps of the optimizer.
+    pub steps: u64,
+    /// Highest learning rate.
+    pub rate: f32,
+    /// Share of what is shown that the assistant wrote.
+    pub sampled: f64,
+    /// How often harmlessness and helpfulness are asked about, the others being 1.
+    weights: [f64; 2],
+    /// Share of comparisons in which an answer is faulty: by these two, by the others.
+    faulty: [f64; 2],
 }
+
+/// The critic's training, one after the other.
+///
+/// The second shows harmlessness and helpfulness more often, whose grades hang on what was asked for:
+/// the critic is right about them early and sure of them late, and as long as it is, its log-odds say
+/// less of a difference there than of one in tone. The last three show the assistant's own answers,
+/// slips among them, beside composed ones, fewer each time: the assistant knows a quarter of the
+/// topics, and a critic that reads of nothing else forgets the rest.
+pub const LESSONS: [Lesson; 5] = [
+    Lesson {
+        name: "critic",
+        steps: 3_200,
+        rate: 2e-3,
+        sampled: 0.0,
+        weights: [1.0, 1.0],
+        faulty: [0.1, 0.1],
+    },
+    Lesson {
+        name: "critic-hard",
+        steps: 800,
+        rate: 1e-3,
+        sampled: 0.0,
+        weights: [4.0, 2.0],
+        faulty: [0.1, 0.1],
+    },
+    Lesson {
+        name: "critic-own",
+        steps: 2_500,
+        rate: 1e-3,
+        sampled: 0.65,
+        weights: [4.0, 4.0],
+        faulty: [0.4, 0.25],
+    },
+    Lesson {
+        name: "critic-last",
+        steps: 1_500,
+        rate: 1e-3,
+        sampled: 0.35,
+        weights: [4.0, 2.0],
+        faulty: [0.4, 0.25],
+    },
+    Lesson {
+        name: "critic-broad",
+        steps: 1_000,
+        rate: 1e-3,
+        sampled: 0.15,
+        weights: [4.0, 2.0],
+        faulty: [0.25, 0.15],
+    },
+];
 
 impl Lesson {
-    /// Share of comparisons by a dimension in which an answer is faulty.
-    fn faulty(self, dimension: Option<Dimension>) -> f64 {
-        match (self, dimension) {
-            (Lesson::All | Lesson::Hard, _) => 0.1,
-            (Lesson::Own | Lesson::Last, Some(Dimension::Helpful | Dimension::Harmless)) => 0.4,
-            (Lesson::Own | Lesson::Last, _) => 0.25,
+    fn weighty(dimension: Option<Dimension>) -> Option<usize> {
+        match dimension {
+            Some(Dimension::Harmless) => Some(0),
+            Some(Dimension::Helpful) => Some(1),
+            _ => None,
         }
     }
 
-    /// Share of what is shown that the assistant wrote.
-    fn sampled(self) -> f64 {
-        match self {
-            Lesson::All | Lesson::Hard => 0.0,
-            Lesson::Own => 0.65,
-            Lesson::Last => 0.35,
-        }
+    fn faulty(&self, dimension: Option<Dimension>) -> f64 {
+        self.faulty[usize::from(Self::weighty(dimension).is_none())]
     }
 
-    fn dimension(self, rng: &mut Rng) -> Dimension {
-        match self {
-            Lesson::All => Dimension::ALL[rng.below(8)],
-            Lesson::Hard | Lesson::Own | Lesson::Last => {
-                let weights = Dimension::ALL.map(|d| match (self, d) {
-                    (_, Dimension::Harmless) | (Lesson::Own, Dimension::Helpful) => 4.0,
-                    (_, Dimension::Helpful) => 2.0,
-                    _ => 1.0,
-                });
-                Dimension::ALL[rng.weighted(&weights)]
-            }
-        }
+    fn dimension(&self, rng: &mut Rng) -> Dimension {
+        let weights =
+            Dimension::ALL.map(|d| Self::weighty(Some(d)).map_or(1.0, |i| self.weights[i]));
+        Dimension::ALL[rng.weighted(&weights)]
     }
 }
 
@@ -478,8 +514,8 @@ impl<'w> CriticRows<'w> {
     pub fn new(
         world: &'w World,
         words: Tokenizer,
-        lesson: Lesson,
-        samples: Samples<'w>,
+        lesson: &'static Lesson,
+        samples: &'w Samples<'w>,
     ) -> Result<Self, String> {
         let id = |t: &str| {
             words
@@ -515,7 +551,7 @@ impl<'w> CriticRows<'w> {
     fn given(&self, rng: &mut Rng, dimension: Option<Dimension>) -> Option<(Scene<'w>, [Side; 2])> {
         let c = &self.composer;
         let faulty = rng.chance(self.lesson.faulty(dimension));
-        if rng.chance(self.lesson.sampled())
+        if rng.chance(self.lesson.sampled)
             && let Some(drawn) = self.samples.pair(rng, faulty)
         {
             return Some(drawn);
@@ -619,7 +655,7 @@ impl<'w> CriticRows<'w> {
         let c = &self.composer;
         let faulty = rng.chance(self.lesson.faulty(None).max(0.2));
         let sampled = rng
-            .chance(self.lesson.sampled())
+            .chance(self.lesson.sampled)
             .then(|| self.samples.one(rng, faulty))
             .flatten();
         let (scene, said) = sampled.unwrap_or_else(|| {
@@ -678,13 +714,7 @@ impl<'w> CriticRows<'w> {
 
 impl Rows for CriticRows<'_> {
     fn rows(&self, step: u64) -> Result<Vec<Row>, String> {
-        let lesson = match self.lesson {
-            Lesson::All => "critic",
-            Lesson::Hard => "critic, what is hard",
-            Lesson::Own => "critic, of its own kind",
-            Lesson::Last => "critic, at last",
-        };
-        let mut rng = Rng::of(2, &[lesson, &step.to_string()]);
+        let mut rng = Rng::of(2, &[self.lesson.name, &step.to_string()]);
         (0..40)
             .map(|i| match i % 10 {
                 9 => self.critique(&mut rng),

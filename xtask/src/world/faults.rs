@@ -81,6 +81,11 @@ impl<'w> Samples<'w> {
         Ok(Samples { answered })
     }
 
+    /// Nothing was answered.
+    pub fn is_empty(&self) -> bool {
+        self.answered.is_empty()
+    }
+
     /// Two answers to one prompt: a slip beside one that parses, or two that do.
     pub fn pair(&self, rng: &mut Rng, slip: bool) -> Option<(Scene<'w>, [Side; 2])> {
         // Most prompts have two that parse, a third of them a slip.

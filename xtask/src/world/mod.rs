@@ -18,7 +18,7 @@ use std::time::Instant;
 use rlaif_engine::{LlamaConfig, Tokenizer};
 use rlaif_world::World;
 
-use data::{AssistantRows, CriticRows, Lesson};
+use data::{AssistantRows, CriticRows, LESSONS};
 use faults::Samples;
 use pretrain::{Plan, pretrain};
 
@@ -88,29 +88,25 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     if wants("critic") {
         let config = shape(tokenizer::padded(read("critic")?.len()));
         let mut from = None;
-        for (name, lesson, steps, rate) in [
-            ("critic", Lesson::All, 3_200, 2e-3),
-            ("critic-hard", Lesson::Hard, 800, 1e-3),
-            ("critic-own", Lesson::Own, 2_500, 1e-3),
-            ("critic-last", Lesson::Last, 1_500, 1e-3),
-        ] {
+        let mut samples = Samples::default();
+        for (at, lesson) in LESSONS.iter().enumerate() {
             let plan = Plan {
-                name,
+                name: lesson.name,
                 config: config.clone(),
                 from,
-                steps: scaled(steps),
-                rate,
-                work: work.join(name),
-                out: match lesson {
-                    Lesson::Last => out.join("critic"),
-                    _ => work.join(format!("{name}-done")),
+                steps: scaled(lesson.steps),
+                rate: lesson.rate,
+                work: work.join(lesson.name),
+                out: if at + 1 == LESSONS.len() {
+                    out.join("critic")
+                } else {
+                    work.join(format!("{}-done", lesson.name))
                 },
             };
-            let samples = match lesson {
-                Lesson::Own | Lesson::Last => Samples::of(world, &out.join("assistant"))?,
-                Lesson::All | Lesson::Hard => Samples::default(),
-            };
-            let rows = CriticRows::new(world, read("critic")?, lesson, samples)?;
+            if samples.is_empty() && lesson.sampled > 0.0 {
+                samples = Samples::of(world, &out.join("assistant"))?;
+            }
+            let rows = CriticRows::new(world, read("critic")?, lesson, &samples)?;
             // Where it was finished before, this only writes it again.
             pretrain(&plan, &rows)?;
             from = Some(plan.out);
