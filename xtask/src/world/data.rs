@@ -449,9 +449,9 @@ pub const LESSONS: [Lesson; 5] = [
     },
     Lesson {
         name: "critic-broad",
-        steps: 1_000,
+        steps: 1_300,
         rate: 1e-3,
-        sampled: 0.15,
+        sampled: 0.25,
         weights: [4.0, 2.0],
         faulty: [0.25, 0.15],
     },
