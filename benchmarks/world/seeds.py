@@ -3,7 +3,7 @@
     cargo build --release
     python benchmarks/world/seeds.py                      # seeds 1, 2, 3, the default constitution
     python benchmarks/world/seeds.py --contrast           # concise against polite, and own words
-    python benchmarks/world/seeds.py --failures           # biased judge, no KL, too few labels
+    python benchmarks/world/seeds.py --failures           # biased judge, no KL, too few labels; and DPO
 
 Runs are kept under --work (target/world-runs) and not made again; a failure begins from the finished
 run of its seed, and repeats only what differs. Only the standard library is used.
@@ -98,6 +98,7 @@ def main():
     ask.add_argument("--options", nargs=argparse.REMAINDER, default=[])
     args = ask.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
+    tag = "".join(args.options).replace("/", "_")
     if args.contrast:
         seed = str(args.seeds[0])
         names = {
@@ -120,13 +121,14 @@ def main():
             ("noisy", ["--critic-noise", "0.4"]),
             ("no-kl", ["--kl-coef", "0", "--kl-budget", "1000", "--episodes", "6144"]),
             ("few-labels", ["--prompts", "150"]),
+            ("dpo", ["--algorithm", "dpo"]),
         ]:
             seed = str(args.seeds[0])
-            figures = run(args.rlaif, args.work, name, ["--seed", seed, *options], f"seed{seed}")
+            options += args.options
+            figures = run(args.rlaif, args.work, name, ["--seed", seed, *options], f"seed{seed}{tag}")
             print(f"\n### {name}: {' '.join(options)}\n")
             table([figures])
     else:
-        tag = "".join(args.options).replace("/", "_")
         runs = [
             run(args.rlaif, args.work, f"seed{seed}{tag}", ["--seed", str(seed), *args.options])
             for seed in args.seeds
