@@ -20,7 +20,7 @@ pub mod rowlog;
 pub mod run;
 pub mod script;
 pub mod seed;
-mod table;
+pub mod table;
 
 pub use choice::{Verdict, parse_preference};
 pub use constitution::{Constitution, Principle};
