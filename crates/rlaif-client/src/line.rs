@@ -413,8 +413,8 @@ impl Line {
             let cause = cause.to_string();
             let hint = if cause.contains("certificate") {
                 "; the certificate is not trusted: `SSL_CERT_FILE` may name a file of roots"
-            } else if cause.contains("InvalidContentType") {
-                "; what answers there speaks no TLS: is it `http://`?"
+            } else if cause.contains("InvalidContentType") || cause.contains("handshake eof") {
+                "; a server that speaks no TLS does so: is it `http://`?"
             } else {
                 ""
             };

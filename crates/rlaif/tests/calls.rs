@@ -103,6 +103,12 @@ async fn calls_are_listed_shown_and_exported() {
     let url = format!("{}#standin", standin.url());
     let output = done(rlaif(at, &judge(&url, &[]))).await;
     assert_eq!(code(&output), 0, "{}", stderr(&output));
+    // The file is whole by itself: what stood in its log is folded in when a run ends.
+    assert!(!at.join("run/calls.sqlite-wal").exists());
+    std::fs::copy(at.join("run/calls.sqlite"), at.join("alone.sqlite")).unwrap();
+    let output = done(rlaif(at, &["calls", "alone.sqlite"])).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("settled:   12 answered"), "{text}");
     let output = done(rlaif(at, &["calls", "run", "--limit", "3", "--json"])).await;
     let listed = json(&output);
     assert_eq!(listed["calls"].as_array().unwrap().len(), 3);
@@ -128,12 +134,6 @@ async fn calls_are_listed_shown_and_exported() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("settled:   2 answered"), "{text}");
     let output = done(rlaif(at, &["calls", "run"])).await;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("settled:   12 answered"), "{text}");
-    // The file is whole by itself: what stood in its log is folded in when a run ends.
-    assert!(!at.join("run/calls.sqlite-wal").exists());
-    std::fs::copy(at.join("run/calls.sqlite"), at.join("alone.sqlite")).unwrap();
-    let output = done(rlaif(at, &["calls", "alone.sqlite"])).await;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("settled:   12 answered"), "{text}");
     for (args, exit, words) in [
