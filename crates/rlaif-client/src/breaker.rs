@@ -71,16 +71,18 @@ impl Breaker {
 
     /// No answer came to a request that was `sent` then. All that had been sent before the last such
     /// failure was counted with it: many requests that wait in one queue end together, and tell one
-    /// thing.
-    pub(crate) fn timed_out(&mut self, sent: Duration, now: Duration, message: &str) {
+    /// thing. True where the server is left alone from now on.
+    pub(crate) fn timed_out(&mut self, sent: Duration, now: Duration, message: &str) -> bool {
         if self.probing || sent >= self.timed_out {
             self.timed_out = now;
-            self.failed(now, message);
+            return self.failed(now, message);
         }
+        false
     }
 
-    /// No answer came.
-    pub(crate) fn failed(&mut self, now: Duration, message: &str) {
+    /// No answer came. True where the server is left alone from now on.
+    pub(crate) fn failed(&mut self, now: Duration, message: &str) -> bool {
+        let was_closed = self.is_closed();
         self.in_row += 1;
         message.clone_into(&mut self.last);
         if self.probing {
@@ -89,9 +91,10 @@ impl Breaker {
         } else if self.in_row >= FAILURES && self.rest.is_none() {
             self.rest = Some(FIRST_REST);
         } else {
-            return;
+            return false;
         }
         self.until = now + self.rest.unwrap_or_default();
+        !was_closed
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::wire::Api;
@@ -412,6 +413,28 @@ fn base_url(url: &str) -> Result<String, ClientError> {
 #[derive(Clone)]
 pub(crate) struct Secret(pub(crate) String);
 
+/// A key shorter than this is a word for servers that want none, and may stand in an answer.
+const SECRET_BYTES: usize = 12;
+
+impl Secret {
+    /// A body without the key, where a server repeats what it was sent.
+    pub(crate) fn out_of(&self, body: Bytes) -> Bytes {
+        let key = self.0.as_bytes();
+        if key.len() < SECRET_BYTES || memchr::memmem::find(&body, key).is_none() {
+            return body;
+        }
+        let mut shown = Vec::with_capacity(body.len());
+        let mut from = 0;
+        for at in memchr::memmem::find_iter(&body, key) {
+            shown.extend_from_slice(&body[from..at]);
+            shown.extend_from_slice(b"(the key)");
+            from = at + key.len();
+        }
+        shown.extend_from_slice(&body[from..]);
+        shown.into()
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
@@ -494,5 +517,13 @@ mod tests {
         let message = key_in(Some(&variable)).unwrap_err().to_string();
         assert!(message.contains("RLAIF_TEST_UNSET_VARIABLE"), "{message}");
         assert_eq!(format!("{:?}", Secret("hunter2".into())), "Secret(…)");
+        let said = |key: &str, body: &'static str| Secret(key.into()).out_of(body.into());
+        assert_eq!(
+            said("sk-planted-key", "got sk-planted-key, sk-planted-key!"),
+            "got (the key), (the key)!"
+        );
+        assert_eq!(said("sk-planted-key", "sk-planted"), "sk-planted");
+        // A server that wants no key is often given a word.
+        assert_eq!(said("none", "none of both"), "none of both");
     }
 }

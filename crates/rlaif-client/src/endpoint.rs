@@ -475,7 +475,7 @@ impl Endpoint {
             answers.push(reply);
         }
         let is_cut =
-            |r: &Reply| r.finish == Some(Finish::Length) && read_choice(&r.text, choices).is_none();
+            |r: &Reply| r.finish == Some(Finish::Length) && choice_of(r, choices).is_none();
         if answers.iter().all(is_cut) {
             // Cut off before its verdict: a judge that reasons. Once more, with room for it.
             let (reply, spent) = ask(Sampling::greedy(REASONING_TOKENS), true, 0).await?;
@@ -589,6 +589,35 @@ fn add_lost(usage: &mut Usage) {
     });
 }
 
+/// The choice that an answer names.
+fn choice_of(reply: &Reply, choices: &[Vec<String>]) -> Option<usize> {
+    let runs_on = || match reply.finish {
+        Some(Finish::Length) => first_of_many(&reply.text, choices),
+        _ => None,
+    };
+    read_choice(&reply.text, choices).or_else(runs_on)
+}
+
+/// The first choice of a text that is nothing but choices, one upon the other. A judge that was taught
+/// to choose and not to stop goes on so to its limit, and what it says first is its verdict: the place
+/// at which log-probabilities are read.
+fn first_of_many(text: &str, choices: &[Vec<String>]) -> Option<usize> {
+    // Bracketed spellings alone: digits and bare letters run into other words.
+    let spelled = |rest: &str| {
+        choices.iter().position(|c| {
+            c.first()
+                .is_some_and(|s| s.starts_with('(') && rest.starts_with(s.as_str()))
+        })
+    };
+    let mut rest = text.trim();
+    let first = spelled(rest)?;
+    while let Some(at) = spelled(rest) {
+        rest = &rest[choices[at][0].len()..];
+    }
+    let is_cut = |c: &Vec<String>| c.first().is_some_and(|s| s.starts_with(rest));
+    (rest.is_empty() || choices.iter().any(is_cut)).then_some(first)
+}
+
 /// Counts readable answers; Laplace-smoothed, so that k answers never make a certainty.
 fn count(
     answers: &[Reply],
@@ -597,7 +626,7 @@ fn count(
 ) -> Result<ChoiceLogprobs, ModelError> {
     let read: Vec<usize> = answers
         .iter()
-        .filter_map(|r| read_choice(&r.text, choices))
+        .filter_map(|r| choice_of(r, choices))
         .collect();
     let thoughts: Vec<&str> = answers
         .iter()

@@ -228,6 +228,7 @@ pub(crate) struct Line {
     /// Where calls go; read once, since a URL costs as much to read as a request's head to write.
     path: reqwest::Url,
     http: reqwest::Client,
+    key: Option<Secret>,
     shared: Arc<Shared>,
 }
 
@@ -291,12 +292,20 @@ impl Line {
         let path = format!("{url}{}", shared.api.path());
         Ok(Line {
             http: client(config, url, key)?,
+            key: key.cloned(),
             path: path.parse().map_err(|e| ClientError::Http {
                 problem: format!("`{path}` is no URL ({e})"),
             })?,
             url: url.to_owned(),
             shared,
         })
+    }
+
+    /// Says that the server is left alone for a while, and why.
+    pub(crate) fn tell_down(&self, why: &str) {
+        self.shared.tell_once(&format!(
+            "no answer from the server, which is left alone and tried from time to time: {why}"
+        ));
     }
 
     /// The models that the server lists: name and owner. `None` where it lists none.
@@ -349,6 +358,10 @@ impl Line {
         let wait = retry_after(header("retry-after"));
         let is_page = header("content-type").is_some_and(|t| t.contains("text/html"));
         let text = response.bytes().await.map_err(|e| self.transport(&e))?;
+        let text = match &self.key {
+            Some(key) => key.out_of(text),
+            None => text,
+        };
         if is_page && (status < 400 || status == 404) {
             return Err(Failure::last(ModelError::Broken {
                 message: format!(
@@ -397,8 +410,11 @@ impl Line {
         }
         self.shared.meter.failure("connection");
         if error.is_connect() {
-            let hint = if cause.to_string().contains("certificate") {
+            let cause = cause.to_string();
+            let hint = if cause.contains("certificate") {
                 "; the certificate is not trusted: `SSL_CERT_FILE` may name a file of roots"
+            } else if cause.contains("InvalidContentType") || cause.contains("handshake eof") {
+                "; a server that speaks no TLS does so: is it `http://`?"
             } else {
                 ""
             };

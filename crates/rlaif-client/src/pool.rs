@@ -153,16 +153,22 @@ impl Pool {
                     } else if *timed_out {
                         let mut breaker = lock(&member.breaker);
                         // Where another server can take the calls, the first ten are enough.
-                        match self.members.len() {
+                        let is_down = match self.members.len() {
                             1 => breaker.timed_out(sent, now, &failure.message),
                             _ => breaker.failed(now, &failure.message),
-                        }
+                        };
                         drop(breaker);
+                        if is_down {
+                            member.line.tell_down(&failure.message);
+                        }
                         permit.end(Ended::TimedOut {
                             secs: took.as_secs_f64(),
                         });
                     } else {
-                        lock(&member.breaker).failed(now, &failure.message);
+                        let is_down = lock(&member.breaker).failed(now, &failure.message);
+                        if is_down {
+                            member.line.tell_down(&failure.message);
+                        }
                         permit.end(Ended::Failed);
                     }
                     *elsewhere = self.members.iter().any(|other| {

@@ -431,6 +431,41 @@ fn journals_that_cannot_be_used_say_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_journal_of_the_first_format_is_taken_over() {
+    let standin = Standin::start(Plan::default(), 0).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("calls.sqlite");
+    let ask = async |rows| {
+        let ledger = ledger(folder.path(), Limits::default());
+        let endpoint = Endpoint::open_with(config(&standin), &ledger).unwrap();
+        label(&endpoint, rows, 4).await
+    };
+    let before = ask(0..10).await;
+    // As that format had it: an index over the keys of all calls, and no table of them.
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch(
+            "DROP TABLE keys; DROP INDEX calls_lost; CREATE INDEX calls_key ON calls(key);
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+    let after = ask(0..12).await;
+    let texts = |scored: &[Scored]| -> Vec<Vec<f32>> {
+        let each = scored.iter().map(|s| s.as_ref().unwrap().logprobs.clone());
+        each.collect()
+    };
+    assert_eq!(texts(&after)[..10], texts(&before));
+    // Nothing was asked twice, and it is of the new format.
+    let theirs = standin.account();
+    assert_eq!((theirs.answered, theirs.repeated), (12, 0));
+    let kept: i64 = rusqlite::Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT count(*) FROM keys", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_room_does_not_use_up_a_calls_time() {
     let plan = Plan {
         latency: Duration::from_millis(100),

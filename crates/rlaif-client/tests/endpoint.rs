@@ -189,6 +189,61 @@ async fn refused_fields_are_learned_once_and_recorded() {
 }
 
 #[tokio::test]
+async fn a_judge_that_does_not_stop_has_said_its_verdict_first() {
+    for (text, finish, first) in [
+        ("(B)(A)(B)(B)(", "length", Some(1)),
+        ("(A)(B)", "length", Some(0)),
+        // Both named, and then an end: that is no verdict.
+        ("(A)(B)", "stop", None),
+        ("(A)(B) are both fine, and", "length", None),
+    ] {
+        let server = server(move |_, _| {
+            let mut said = answer(text);
+            said["choices"][0]["finish_reason"] = finish.into();
+            ResponseTemplate::new(200).set_body_json(said)
+        })
+        .await;
+        let endpoint = open(&server, |_| {});
+        let read = endpoint.choice_logprobs(&letters(), &context()).await;
+        match (read, first) {
+            (Ok(read), Some(first)) => {
+                assert!(read.logprobs[first] > read.logprobs[1 - first], "{text}");
+                assert_eq!(read.text, text);
+            }
+            (Err(ModelError::Unparseable { text: said, .. }), None) => assert_eq!(said, text),
+            (read, _) => panic!("{text}, {finish}: {read:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_left_alone_is_said_once() {
+    // A port that was free a moment ago: nothing answers there.
+    let port = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let mut config = EndpointConfig::from_url(&format!("http://127.0.0.1:{port}/v1#m")).unwrap();
+    config.max_attempts = 1;
+    let endpoint = Endpoint::open(config).unwrap();
+    let notices = Arc::new(Mutex::new(Vec::new()));
+    let keep = Arc::clone(&notices);
+    endpoint.on_notice(Arc::new(move |text: &str| {
+        keep.lock().unwrap().push(text.to_owned())
+    }));
+    for _ in 0..14 {
+        let error = endpoint.sample(&sampled(), &context()).await.unwrap_err();
+        assert!(matches!(error, ModelError::Exhausted { .. }), "{error}");
+    }
+    let notices = notices.lock().unwrap();
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(
+        notices[0].contains("left alone") && notices[0].contains("cannot connect"),
+        "{notices:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_token_limit_goes_by_its_other_name() {
     let server = server(|_, body| {
         if body.get("max_tokens").is_some() {

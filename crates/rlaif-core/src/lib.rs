@@ -20,7 +20,7 @@ pub mod rowlog;
 pub mod run;
 pub mod script;
 pub mod seed;
-mod table;
+pub mod table;
 
 pub use choice::{Verdict, parse_preference};
 pub use constitution::{Constitution, Principle};
@@ -29,7 +29,7 @@ pub use message::{Message, Prompt, Role};
 pub use model::{
     BoxFuture, CallContext, Capabilities, ChoiceLogprobs, ChoiceRequest, Completion, Evidence,
     Finish, ItemId, LanguageModel, Model, ModelError, ModelId, SampleRequest, Sampling, Tokens,
-    Usage,
+    Usage, says_too_long,
 };
 pub use outcome::{Outcome, Probability};
 pub use record::{

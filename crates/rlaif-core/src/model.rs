@@ -344,6 +344,14 @@ fn does_not_fit(tokens: u64, limit: u64) -> String {
     format!("{tokens} tokens, with the answer's, do not fit the model's {limit}")
 }
 
+/// True where a record's error says that its prompt does not fit: the model is there, and another row
+/// may fit.
+#[must_use]
+pub fn says_too_long(error: &str) -> bool {
+    // What both forms of `does_not_fit` say.
+    error.contains("fit the model")
+}
+
 impl ModelError {
     /// True where every further call would fail in the same way (a wrong key, a wrong model name,
     /// a page that is no API), so that a run had better stop than fail row by row.
@@ -390,4 +398,18 @@ pub trait LanguageModel: Send + Sync {
         request: &'a ChoiceRequest,
         cx: &'a CallContext,
     ) -> BoxFuture<'a, Result<ChoiceLogprobs, ModelError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_that_does_not_fit_is_told_by_its_words() {
+        for (tokens, limit) in [(0, 0), (700, 512)] {
+            let error = ModelError::ContextTooLong { tokens, limit };
+            assert!(says_too_long(&error.to_string()), "{error}");
+        }
+        assert!(!says_too_long(&ModelError::Deadline.to_string()));
+    }
 }

@@ -28,7 +28,8 @@ impl Hasher for AsItIs {
 }
 
 /// The hash by which a text is kept here; the same in every process of one version.
-pub(crate) fn hash_of(text: &str) -> u64 {
+#[must_use]
+pub fn hash_of(text: &str) -> u64 {
     let mut hasher = std::collections::hash_map::DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
@@ -37,19 +38,36 @@ pub(crate) fn hash_of(text: &str) -> u64 {
 /// A sorted list with the newest entries beside it, sorted in whenever they are an eighth of it. A
 /// hash may have several values; whoever asks tells which of them is meant.
 #[derive(Default)]
-pub(crate) struct Table {
+pub struct Table {
     sorted: Vec<(u64, u64)>,
     recent: HashMap<u64, u64, BuildHasherDefault<AsItIs>>,
 }
 
 impl Table {
+    /// Of many entries at once, in any order.
+    #[must_use]
+    pub fn of(mut entries: Vec<(u64, u64)>) -> Self {
+        entries.sort_unstable();
+        Table {
+            sorted: entries,
+            recent: HashMap::default(),
+        }
+    }
+
     /// Entries.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.sorted.len() + self.recent.len()
     }
 
+    /// True where there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Adds a value; it must be greater than those that its hash has already.
-    pub(crate) fn insert(&mut self, hash: u64, value: u64) {
+    pub fn insert(&mut self, hash: u64, value: u64) {
         let many = self.recent.len() >= LEAST_RECENT.max(self.sorted.len() / 8);
         if many || self.recent.contains_key(&hash) {
             self.sorted.reserve_exact(self.recent.len());
@@ -89,7 +107,7 @@ impl Table {
     }
 
     /// The values of a hash, the newest first.
-    pub(crate) fn get(&self, hash: u64) -> impl Iterator<Item = u64> + '_ {
+    pub fn get(&self, hash: u64) -> impl Iterator<Item = u64> + '_ {
         let from = self.first_of(hash);
         let alike = self.sorted[from..].iter();
         let until = from + alike.take_while(|(h, _)| *h == hash).count();
@@ -137,5 +155,12 @@ mod tests {
         }
         assert_eq!(uneven.get(1).count() + uneven.get(u64::MAX).count(), 0);
         assert_eq!(Table::default().get(3).count(), 0);
+        assert!(Table::default().is_empty());
+        // The same, had at once, and added to.
+        let mut whole = Table::of((0..20_000).rev().map(|i| (hash(i), i)).collect());
+        whole.insert(hash(5), 20_000);
+        assert_eq!(whole.get(hash(5)).collect::<Vec<_>>(), [20_000, 5]);
+        assert_eq!(whole.get(hash(19_999)).collect::<Vec<_>>(), [19_999]);
+        assert_eq!(whole.len(), 20_001);
     }
 }

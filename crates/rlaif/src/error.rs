@@ -216,6 +216,14 @@ fn model_advice(cause: &ModelError) -> String {
              go on"
                 .into()
         }
+        ModelError::ContextTooLong { .. } => {
+            "show less of each row by `--max-input-chars`, or serve the model with more room; then \
+             give the same command again"
+                .into()
+        }
+        ModelError::Broken { .. } => {
+            "once that is mended, give the same command again: what is finished is kept".into()
+        }
         ModelError::Exhausted { .. } => {
             "is the server running, and is the address right? Give the same command again to go on"
                 .into()

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt};
 use rlaif_core::rowlog::{Brief, Held, RowLog};
-use rlaif_core::{Candidate, Critique, Judgment, ModelError, Outcome, Revision, seed};
+use rlaif_core::{
+    Candidate, Critique, Judgment, ModelError, Outcome, Revision, says_too_long, seed,
+};
 use rlaif_feedback::FeedbackError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -536,12 +538,14 @@ where
                 }
                 options.progress.row(outcome);
                 if outcome == Outcome::Failed {
-                    failed_first += 1;
+                    let last = record.error().unwrap_or_default();
+                    // A row that is too long was refused by a model that is there.
+                    failed_first += usize::from(!says_too_long(&last));
                     if answered == 0 && failed_first >= DOWN_AFTER && cause.is_none() {
                         options.stop.request();
                         cause = Some(ModelError::Exhausted {
                             attempts: failed_first as u32,
-                            last: record.error().unwrap_or_default(),
+                            last,
                         });
                     }
                 } else {

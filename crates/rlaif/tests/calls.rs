@@ -103,6 +103,12 @@ async fn calls_are_listed_shown_and_exported() {
     let url = format!("{}#standin", standin.url());
     let output = done(rlaif(at, &judge(&url, &[]))).await;
     assert_eq!(code(&output), 0, "{}", stderr(&output));
+    // The file is whole by itself: what stood in its log is folded in when a run ends.
+    assert!(!at.join("run/calls.sqlite-wal").exists());
+    std::fs::copy(at.join("run/calls.sqlite"), at.join("alone.sqlite")).unwrap();
+    let output = done(rlaif(at, &["calls", "alone.sqlite"])).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("settled:   12 answered"), "{text}");
     let output = done(rlaif(at, &["calls", "run", "--limit", "3", "--json"])).await;
     let listed = json(&output);
     assert_eq!(listed["calls"].as_array().unwrap().len(), 3);
@@ -165,7 +171,10 @@ async fn calls_are_listed_shown_and_exported() {
 async fn what_an_endpoint_does_wrong_is_said_with_advice() {
     let cases: Vec<(ResponseTemplate, i32, Vec<&str>, u64)> = vec![
         (
-            ResponseTemplate::new(401).set_body_string("{\"error\":{\"message\":\"bad key\"}}"),
+            // Some servers repeat what they were given.
+            ResponseTemplate::new(401).set_body_string(
+                "{\"error\":{\"message\":\"bad key: Bearer sk-planted-key-1234\"}}",
+            ),
             2,
             vec!["`RLAIF_PLANTED`", "--api-key-env"],
             2,
@@ -227,12 +236,13 @@ async fn what_an_endpoint_does_wrong_is_said_with_advice() {
         .mount(&server)
         .await;
     let folder = tempfile::tempdir().unwrap();
-    pairs(folder.path(), 3);
+    // More than the rows after which an endpoint counts as down.
+    pairs(folder.path(), 12);
     let url = format!("{}/v1#m", server.uri());
     let output = done(rlaif(folder.path(), &judge(&url, &["--max-failed", "1"]))).await;
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let labels = rows(&folder.path().join("labels.jsonl"));
-    assert_eq!(labels.len(), 3);
+    assert_eq!(labels.len(), 12);
     assert!(
         labels[0]["orders"].to_string().contains("5000"),
         "{}",
@@ -248,7 +258,8 @@ async fn what_an_endpoint_does_wrong_is_said_with_advice() {
         stderr(&output)
     );
     assert!(
-        stderr(&output).contains("cannot connect to `https://"),
+        stderr(&output).contains("cannot connect to `https://")
+            && stderr(&output).contains("is it `http://`?"),
         "{}",
         stderr(&output)
     );

@@ -78,6 +78,7 @@ impl Batches {
                 http: client(config, &config.url, key)?,
                 url: config.url.clone(),
                 api: shared.api,
+                key: key.cloned(),
             }),
             pool,
             shared,

@@ -9,6 +9,7 @@ use rlaif_core::ModelError;
 use serde_json::{Value, json};
 
 use crate::call::{Failure, Key};
+use crate::config::Secret;
 use crate::line::{may_pass, words};
 use crate::wire::Api;
 
@@ -44,6 +45,7 @@ pub(super) struct Service {
     pub(super) http: reqwest::Client,
     pub(super) url: String,
     pub(super) api: Api,
+    pub(super) key: Option<Secret>,
 }
 
 impl Service {
@@ -57,7 +59,11 @@ impl Service {
         };
         let response = request.timeout(TRANSFER).send().await.map_err(broke)?;
         let status = response.status().as_u16();
-        Ok((status, response.bytes().await.map_err(broke)?))
+        let body = response.bytes().await.map_err(broke)?;
+        Ok(match &self.key {
+            Some(key) => (status, key.out_of(body)),
+            None => (status, body),
+        })
     }
 
     /// An answer that must be JSON of status 200.

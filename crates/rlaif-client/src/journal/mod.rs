@@ -16,7 +16,7 @@ mod store;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -163,9 +163,10 @@ impl Journal {
         }
         let writer = store::create(path)?;
         let reader = read::connect(path)?;
-        let seen = Seen::default();
-        read::keys(&reader, |key| seen.add(key))
+        let mut entries = Vec::new();
+        read::keys(&reader, |key, id| entries.push(seen::entry(key, id)))
             .map_err(|e| JournalError::sqlite("read", path, &e))?;
+        let seen = Seen::of(entries);
         let keeper = read::connect_to_write(path)?;
         let (sender, receiver) = channel();
         let at = path.to_path_buf();
@@ -321,6 +322,15 @@ fn broken(error: &JournalError) -> ModelError {
 impl Drop for Journal {
     fn drop(&mut self) {
         self.sender = None;
+        // The connection that is closed last folds the log in and removes it, which one that only reads
+        // cannot do.
+        let reader = self
+            .reader
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Ok(nothing) = Connection::open_in_memory() {
+            *reader = nothing;
+        }
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -417,8 +427,8 @@ impl Journalled {
                     settled: Box::new(settled),
                     done,
                 });
-                committed.await.map_err(Failure::last)?;
-                self.journal.seen.add(call.key);
+                let row = committed.await.map_err(Failure::last)?;
+                self.journal.seen.add(call.key, row);
                 std::mem::forget(intent);
             }
             // It never left: nothing happened that would be worth a line.
@@ -451,12 +461,16 @@ impl Journalled {
 
 impl Calls for Journalled {
     fn recall(&self, call: &Call) -> Result<Option<Answer>, Failure> {
-        if !self.journal.seen.may_have(call.key) {
+        let rows = self.journal.seen.rows(call.key);
+        if rows.is_empty() {
             return Ok(None);
         }
         let found = {
             let connection = lock(&self.journal.reader);
-            read::answer(&connection, &self.journal.bodies, call.key)
+            let held = |id| read::answer(&connection, &self.journal.bodies, (call.key, id));
+            rows.into_iter()
+                .find_map(|id| held(id).transpose())
+                .transpose()
         };
         let found = found.map_err(|e| {
             Failure::last(broken(&JournalError::sqlite(

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value as Sql;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params, params_from_iter};
 use serde::Serialize;
 
 use super::bodies::Reader;
@@ -172,18 +172,18 @@ pub(super) fn connect_to_write(path: &Path) -> Result<Connection, JournalError> 
     Ok(connection)
 }
 
-/// The first answer to a call.
+/// The answer that a row holds to a call.
 pub(super) fn answer(
     connection: &Connection,
     bodies: &Reader,
-    key: Key,
+    (key, id): (Key, i64),
 ) -> rusqlite::Result<Option<Found>> {
     let mut query = connection.prepare_cached(
         "SELECT prompt_tokens, completion_tokens, usd, lost, dictionary, response FROM calls
-         WHERE key = ?1 AND state = 0 ORDER BY id LIMIT 1",
+         WHERE id = ?1 AND key = ?2 AND state = 0",
     )?;
     let row = query
-        .query_row([&key.0[..]], |row| {
+        .query_row(params![id, &key.0[..]], |row| {
             Ok((
                 row.get::<_, i64>(0)?,
                 row.get::<_, i64>(1)?,
@@ -206,14 +206,16 @@ pub(super) fn answer(
     }))
 }
 
-/// Hands over the keys of all calls, those that failed among them: the index alone holds no more, and
-/// is read in a fraction of the time.
-pub(super) fn keys(connection: &Connection, mut take: impl FnMut(Key)) -> rusqlite::Result<()> {
-    let mut query = connection.prepare("SELECT key FROM calls INDEXED BY calls_key")?;
+/// Hands over the keys of all calls that have an answer, with their rows.
+pub(super) fn keys(
+    connection: &Connection,
+    mut take: impl FnMut(Key, i64),
+) -> rusqlite::Result<()> {
+    let mut query = connection.prepare("SELECT id, key FROM keys")?;
     let mut rows = query.query([])?;
     while let Some(row) = rows.next()? {
-        if let Ok(key) = row.get_ref(0)?.as_blob()?.try_into() {
-            take(Key(key));
+        if let Ok(key) = row.get_ref(1)?.as_blob()?.try_into() {
+            take(Key(key), row.get(0)?);
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rlaif_core::ItemId;
@@ -16,11 +16,14 @@ use super::{JournalError, unix_ms};
 use crate::call::{Bound, Key};
 
 /// Layout of the tables; a newer one is refused.
-pub(super) const FORMAT: i64 = 1;
+pub(super) const FORMAT: i64 = 2;
 /// "RLAF", so that another program's database is not taken for a journal.
 const APPLICATION: i64 = 0x524c_4146;
 /// Messages in one commit, at most.
 const BATCH: usize = 4096;
+/// From one commit to the next, at least: what arrives meanwhile shares the next one. A lone caller does
+/// not come to wait, and of many callers each waits for less than its answer takes.
+const BETWEEN: Duration = Duration::from_millis(1);
 /// Bytes of the write-ahead log at which it is folded into the file.
 const FOLD_AT: u64 = 32 * 1024 * 1024;
 /// Bytes at which writers wait for the folding, so that the log does not grow without end.
@@ -41,7 +44,19 @@ CREATE TABLE calls(
   state INTEGER NOT NULL, charge INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL,
   completion_tokens INTEGER NOT NULL, usd REAL, lost TEXT, error TEXT,
   dictionary INTEGER NOT NULL, request BLOB, response BLOB);
-CREATE INDEX calls_key ON calls(key);
+";
+
+/// The key of each row of `calls` that holds an answer, written in order (see [`super::Seen`]); and the
+/// few calls of which it is not known whether they were charged.
+const KEYS: &str = "
+CREATE TABLE keys(id INTEGER PRIMARY KEY, key BLOB NOT NULL);
+CREATE INDEX calls_lost ON calls(key) WHERE state = 1 AND charge = 2;
+";
+
+/// From the first format, which had an index over all keys.
+const FROM_1: &str = "
+INSERT INTO keys SELECT id, key FROM calls WHERE state = 0 ORDER BY id;
+DROP INDEX calls_key;
 ";
 
 /// Batches under way at the provider; journals of before have none. `name` is the provider's, absent
@@ -165,8 +180,15 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
     if tables == 0 {
         connection
             .execute_batch(&format!(
-                "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION};
+                "BEGIN; {TABLES} {KEYS} PRAGMA application_id = {APPLICATION};
                  PRAGMA user_version = {FORMAT}; COMMIT;"
+            ))
+            .map_err(fault)?;
+    }
+    if tables > 0 && format == 1 {
+        connection
+            .execute_batch(&format!(
+                "BEGIN; {KEYS} {FROM_1} PRAGMA user_version = {FORMAT}; COMMIT;"
             ))
             .map_err(fault)?;
     }
@@ -180,7 +202,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, JournalError> {
     // A batch is done with when the answers to all its calls are kept.
     connection
         .execute_batch(
-            "DELETE FROM batched WHERE key IN (SELECT key FROM calls WHERE state = 0);
+            "DELETE FROM batched WHERE key IN (SELECT key FROM keys);
              DELETE FROM batches WHERE token NOT IN (SELECT token FROM batched);",
         )
         .map_err(fault)?;
@@ -229,14 +251,20 @@ pub(super) fn write(mut connection: Connection, path: &Path, receiver: &Receiver
         }
     };
     let mut batch = Vec::new();
+    let mut committed: Option<Instant> = None;
     while let Ok(first) = receiver.recv() {
         batch.push(first);
+        let wait = committed.map(|at| BETWEEN.saturating_sub(at.elapsed()));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            std::thread::sleep(wait);
+        }
         while batch.len() < BATCH {
             match receiver.try_recv() {
                 Ok(next) => batch.push(next),
                 Err(_) => break,
             }
         }
+        committed = Some(Instant::now());
         let before = writer.next_intent;
         match writer.commit(&mut connection, &mut bodies, &batch) {
             Ok(ids) => {
@@ -392,6 +420,8 @@ impl Writing {
                     response,
                 ])?;
                 let id = tx.last_insert_rowid();
+                tx.prepare_cached("INSERT INTO keys VALUES (?1, ?2)")?
+                    .execute(params![id, &attempt.key.0[..]])?;
                 remove(tx, settled.intent)?;
                 if settled.adopted {
                     tx.prepare_cached(&format!("{UNCHARGED} AND key = ?1"))?

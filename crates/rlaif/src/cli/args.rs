@@ -37,7 +37,7 @@ pub struct Global {
     /// Seed of every random choice (a recipe has its own).
     #[arg(long, global = true)]
     pub seed: Option<u64>,
-    /// Threads for models in memory [default: all cores] and for connections.
+    /// Threads for models in memory [default: all cores] and for connections [default: 1].
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
 }

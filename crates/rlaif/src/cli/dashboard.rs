@@ -138,7 +138,7 @@ fn draw(frame: &mut Frame<'_>, v: &View) {
     let [top, endpoints, middle, examples] = Layout::vertical([
         Constraint::Length(3),
         Constraint::Length(v.endpoints.len() as u16 + 3),
-        Constraint::Length(9),
+        Constraint::Length((v.seen.principles.len() as u16 + 3).clamp(9, 14)),
         Constraint::Min(4),
     ])
     .areas(frame.area());
@@ -250,10 +250,18 @@ fn labels(frame: &mut Frame<'_>, area: Rect, v: &View) {
 fn uses(frame: &mut Frame<'_>, area: Rect, v: &View) {
     let mut used: Vec<(&String, &(usize, usize))> = v.seen.principles.iter().collect();
     used.sort_by_key(|(id, (n, _))| (std::cmp::Reverse(*n), id.as_str()));
+    // Those that find no room are counted: a list that just ends looks whole.
+    let room = area.height.saturating_sub(3) as usize;
+    let hidden = match used.len() > room {
+        true => used.split_off(room.saturating_sub(1)).len(),
+        false => 0,
+    };
     let rows = used.into_iter().map(|(id, (n, decided))| {
         let share = 100.0 * *decided as f64 / (*n).max(1) as f64;
         Row::new([plain(id), n.to_string(), format!("{share:.0} %")])
     });
+    let more = (hidden > 0).then(|| Row::new([format!("and {hidden} more")]));
+    let rows = rows.chain(more);
     let widths = [
         Constraint::Min(12),
         Constraint::Length(7),
@@ -320,7 +328,7 @@ mod tests {
             usd: Some(1.234),
             ..Stats::default()
         };
-        let view = View {
+        let mut view = View {
             stage: "judge".into(),
             done: 240,
             total: 1000,
@@ -357,5 +365,15 @@ mod tests {
         // A small window is drawn too.
         let mut small = Terminal::new(TestBackend::new(20, 5)).unwrap();
         small.draw(|frame| draw(frame, &view)).unwrap();
+        // More principles than there is room for.
+        for i in 0..40 {
+            view.seen.principles.insert(format!("p{i:02}"), (2, 1));
+        }
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        let screen = terminal.backend().to_string();
+        let shown = view.seen.principles.keys();
+        let shown = shown.filter(|id| screen.contains(id.as_str())).count();
+        let more = view.seen.principles.len() - shown;
+        assert!(screen.contains(&format!("and {more} more")), "{screen}");
     }
 }

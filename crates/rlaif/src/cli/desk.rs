@@ -1,9 +1,11 @@
 //! What every verb on loose files begins with and ends with: the input, the models, the log that keeps
 //! finished rows, the output.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -255,7 +257,7 @@ impl Desk {
     /// its record, in the input's order, while later ones are still asked.
     ///
     /// Memory: the rows in flight, 16 bytes a record, and what [`Written`] holds.
-    pub async fn work<T, R, F, Fut, I>(
+    pub async fn work<T: Clone, R, F, Fut, I>(
         &self,
         work: Work<'_>,
         items: impl Fn() -> Result<I, Error>,
@@ -280,8 +282,11 @@ impl Desk {
             return Err(no_completions(work.files, work.wanted));
         }
         self.check_larger(work.files, stock.tally.rows + more.len())?;
+        let ahead = Ahead::default();
         let mut written = Written {
             items: items()?,
+            read: 0,
+            asked: ahead.clone(),
             key: &key,
             line,
             out: RowWriter::create_beside(&work.files.out, &self.log_path)?,
@@ -293,7 +298,7 @@ impl Desk {
         let dashboard = self.watched(work.endpoint).await?;
         let width = self.models.width();
         let options = self.options(work.verb, work.endpoint, &width);
-        let rows = (stock, items()?);
+        let rows = (stock, ahead.fill(items()?));
         let (tally, stopped) =
             wish(stream_unfinished(rows, &key, &mut written, &mut log, &options, row).await?)?;
         drop(dashboard);
@@ -377,10 +382,13 @@ const AT_ONCE: usize = 32;
 
 /// The output, written in the input's order behind the rows as they end.
 ///
-/// Memory: [`HELD`] records, and 16 bytes a row between the first one that has not ended and the last
+/// Memory: [`HELD`] records and as many rows, and 16 bytes a row between the first one that has not ended and the last
 /// one that has.
 struct Written<'a, T, R, I, L> {
     items: I,
+    /// Rows that `items` has given.
+    read: usize,
+    asked: Ahead<T>,
     key: &'a dyn Fn(&T) -> String,
     line: L,
     out: RowWriter,
@@ -392,6 +400,55 @@ struct Written<'a, T, R, I, L> {
     held: usize,
 }
 
+/// Rows that were read to be asked for and wait to be written, with their places: [`HELD`] of them at
+/// most, the rest is read again.
+struct Ahead<T>(Rc<RefCell<VecDeque<(usize, T)>>>);
+
+impl<T> Clone for Ahead<T> {
+    fn clone(&self) -> Self {
+        Ahead(Rc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Ahead<T> {
+    fn default() -> Self {
+        Ahead(Rc::default())
+    }
+}
+
+impl<T: Clone> Ahead<T> {
+    /// The rows, each kept here as it passes, while there is room.
+    fn fill<I>(&self, items: I) -> impl Iterator<Item = Result<T, Error>> + use<T, I>
+    where
+        I: Iterator<Item = Result<T, Error>>,
+    {
+        let ahead = self.clone();
+        items
+            .enumerate()
+            .inspect(move |(at, item)| {
+                let mut held = ahead.0.borrow_mut();
+                if let (Ok(item), true) = (item, held.len() < HELD) {
+                    held.push_back((*at, item.clone()));
+                }
+            })
+            .map(|(_, item)| item)
+    }
+}
+
+impl<T> Ahead<T> {
+    /// The row of a place, where it is kept; those before it are wanted no more.
+    fn take(&self, place: usize) -> Option<T> {
+        let mut held = self.0.borrow_mut();
+        while held.front().is_some_and(|(at, _)| *at < place) {
+            held.pop_front();
+        }
+        match held.front() {
+            Some((at, _)) if *at == place => held.pop_front().map(|(_, item)| item),
+            _ => None,
+        }
+    }
+}
+
 enum Record<R> {
     /// The row has not ended in this run.
     Awaited,
@@ -400,7 +457,7 @@ enum Record<R> {
     Held(Box<R>),
 }
 
-impl<T, R, I, L> Written<'_, T, R, I, L>
+impl<T: Clone, R, I, L> Written<'_, T, R, I, L>
 where
     R: Ended,
     I: Iterator<Item = Result<T, Error>>,
@@ -415,12 +472,25 @@ where
         }
     }
 
+    /// The next row: as it was read to be asked for, else read again.
+    fn item(&mut self) -> Result<Option<T>, Error> {
+        if let Some(item) = self.asked.take(self.next) {
+            return Ok(Some(item));
+        }
+        loop {
+            let item = self.items.next().transpose()?;
+            self.read += 1;
+            if item.is_none() || self.read > self.next {
+                return Ok(item);
+            }
+        }
+    }
+
     /// Writes the next row; `false` where there is none.
     fn write(&mut self, known: Record<R>, log: &RowLog) -> Result<bool, Error> {
-        let Some(item) = self.items.next() else {
+        let Some(item) = self.item()? else {
             return Ok(false);
         };
-        let item = item?;
         let record = match known {
             Record::Held(record) => {
                 self.held -= 1;
@@ -446,7 +516,7 @@ where
     }
 }
 
-impl<T, R, I, L> Taker<R> for Written<'_, T, R, I, L>
+impl<T: Clone, R, I, L> Taker<R> for Written<'_, T, R, I, L>
 where
     R: Ended,
     I: Iterator<Item = Result<T, Error>>,

@@ -64,6 +64,7 @@ pub fn rater_name(rater: &Rater) -> String {
 }
 
 /// One completion of a row.
+#[derive(Clone)]
 struct Answer {
     row: Arc<Row>,
     id: String,
@@ -382,9 +383,12 @@ pub async fn judge(args: &JudgeArgs, global: &Global) -> Result<u8, Error> {
                 endpoint: &args.endpoint,
                 wanted: "two completions to compare",
             },
-            || pairs_of(&desk, &select),
-            |(_, pair): &PairItem| judges::key(&settings, pair),
-            |(_, pair): PairItem| async move { judges::judge_pair(judge, pair).await },
+            || {
+                let shared = |(row, pair): PairItem| (row, Arc::new(pair));
+                Ok(pairs_of(&desk, &select)?.map(move |item| item.map(shared)))
+            },
+            |(_, pair): &(Arc<Row>, Arc<judges::Pair>)| judges::key(&settings, pair),
+            |(_, pair)| async move { judges::judge_pair(judge, &*pair).await },
             |(row, pair), j: Option<Judgment>| match j {
                 Some(j) => {
                     let line = judged_line(row, &j);

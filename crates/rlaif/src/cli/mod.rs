@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         local::threads(n.max(1));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(cli.global.threads.unwrap_or(2).max(1))
+        .worker_threads(cli.global.threads.unwrap_or(1).max(1))
         .enable_all()
         .build();
     let runtime = match runtime {

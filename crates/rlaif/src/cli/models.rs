@@ -35,6 +35,17 @@ pub struct Models {
     rows: Option<usize>,
 }
 
+/// Whoever watches holds the list of endpoints, and each endpoint holds whom it tells: without a cut
+/// the journal would never be closed, and its log never be folded into its file.
+impl Drop for Models {
+    fn drop(&mut self) {
+        self.endpoints
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clear();
+    }
+}
+
 /// What all endpoints of a run did so far, for whoever watches.
 #[derive(Clone)]
 pub struct Watch {
@@ -112,15 +123,11 @@ impl Models {
                 .with_file(file)
                 .map_err(|e| Error::input(e.to_string(), ""))?;
         }
-        Ok(Models {
-            ledger: Ledger {
-                journal: Some(journal),
-                budget,
-                ..Ledger::default()
-            },
-            prices: Some(prices),
-            ..Models::default()
-        })
+        let mut models = Models::default();
+        models.ledger.journal = Some(journal);
+        models.ledger.budget = budget;
+        models.prices = Some(prices);
+        Ok(models)
     }
 
     /// Opens every model that a recipe's stages use.

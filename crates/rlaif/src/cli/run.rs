@@ -201,6 +201,7 @@ pub async fn plan(args: &PlanArgs, global: &Global) -> Result<u8, Error> {
     let probed = probe(&ready, &models, args.probe).await?;
     #[cfg(not(feature = "local"))]
     let probed: Vec<Value> = Vec::new();
+    drop(models);
     if global.json {
         println!(
             "{}",

@@ -1,6 +1,6 @@
 //! How progress, results and errors look.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,9 +47,18 @@ impl Seen {
         for o in &j.opinions {
             count(o.principle.as_deref().unwrap_or(whole), o.outcome);
         }
-        let by = j.principle.as_deref().unwrap_or(whole);
+        let of: BTreeSet<&str> = j
+            .opinions
+            .iter()
+            .filter_map(|o| o.principle.as_deref())
+            .collect();
+        let by = match (&j.principle, of.len()) {
+            (Some(id), _) => id.clone(),
+            (None, 0) => whole.to_owned(),
+            (None, n) => format!("{n} principles"),
+        };
         if j.opinions.is_empty() {
-            count(by, j.outcome);
+            count(&by, j.outcome);
         }
         let prompt: String = j.prompt.to_text().chars().take(60).collect();
         self.recent.push_back(format!(

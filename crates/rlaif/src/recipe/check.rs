@@ -1,7 +1,9 @@
 //! What the types of a recipe do not check: ranges, names that must exist, stages that need others.
 
+#[cfg(feature = "local")]
+use super::Algorithm;
 use super::reader::nearest;
-use super::{Algorithm, Compare, ModelSource, ModelUse, Recipe, TABLES, WRITERS};
+use super::{Compare, ModelSource, ModelUse, Recipe, TABLES, WRITERS};
 
 impl Recipe {
     /// Checks what the types do not: ranges, and names that must exist.

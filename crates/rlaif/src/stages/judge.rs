@@ -1,5 +1,6 @@
 //! judge: candidates and revisions → judgments of pairs.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -190,7 +191,11 @@ pub fn key(settings: &str, pair: &Pair) -> String {
 ///
 /// # Errors
 /// As [`judge()`].
-pub async fn judge_pair(by: &Judge, pair: Pair) -> Result<Judgment, rlaif_feedback::FeedbackError> {
+pub async fn judge_pair(
+    by: &Judge,
+    pair: impl Borrow<Pair>,
+) -> Result<Judgment, rlaif_feedback::FeedbackError> {
+    let pair = pair.borrow();
     judge(
         by,
         &pair.id,
