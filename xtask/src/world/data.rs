@@ -266,6 +266,11 @@ impl Side {
             text,
         }
     }
+
+    /// Every sentence is one of the world's.
+    pub fn parses(&self) -> bool {
+        self.kinds.iter().all(Option::is_some)
+    }
 }
 
 /// Draws a pair: two answers that `given` has, or else independent ones or an answer and its
@@ -671,12 +676,13 @@ impl<'w> CriticRows<'w> {
             (scene, said)
         });
         let mut turns = scene.prompt.0;
+        let parses = said.parses();
         turns.push(Message::assistant(said.text));
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
         let mut row = Row::silent(tokens);
         // It learns to write what parses: a reader who knows what comes next sees what cannot.
-        if said.kinds.iter().all(Option::is_some) {
+        if parses {
             let each = OF_TEXT / (end - from) as f32;
             row.weights[from..end].fill(each);
         }

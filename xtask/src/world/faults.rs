@@ -56,14 +56,13 @@ impl<'w> Samples<'w> {
                 if text.trim().is_empty() {
                     continue;
                 }
-                let malformed = world.read_on(to.scene.topic, &text).malformed;
-                slips += usize::from(malformed);
-                let list = if malformed {
-                    &mut to.slips
-                } else {
-                    &mut to.parsed
-                };
                 let side = Side::read(world, &to.scene, text);
+                let list = if side.parses() {
+                    &mut to.parsed
+                } else {
+                    slips += 1;
+                    &mut to.slips
+                };
                 if list.iter().all(|s| s.text != side.text) {
                     list.push(side);
                 }

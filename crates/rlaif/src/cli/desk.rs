@@ -382,8 +382,8 @@ const AT_ONCE: usize = 32;
 
 /// The output, written in the input's order behind the rows as they end.
 ///
-/// Memory: [`HELD`] records and as many rows, and 16 bytes a row between the first one that has not ended and the last
-/// one that has.
+/// Memory: [`HELD`] records and as many rows, and 16 bytes a row between the first one that has not
+/// ended and the last one that has.
 struct Written<'a, T, R, I, L> {
     items: I,
     /// Rows that `items` has given.
