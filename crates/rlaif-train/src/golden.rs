@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use crate::ppo::{Experience, PpoConfig, gae, ppo_loss, whiten};
+use crate::ppo::{Experience, PpoConfig, gae, leave_one_out, ppo_loss, whiten};
 use crate::*;
 
 fn golden() -> Value {
@@ -216,6 +216,35 @@ fn ppo_rewards_advantages_and_losses_are_trls() {
         );
     }
     assert!(loss.metrics.clipped > 0.0 && loss.metrics.value_clipped > 0.0);
+}
+
+#[test]
+fn advantages_against_the_other_completions_are_trls() {
+    let g = &golden()["leave_one_out"];
+    let rewards = lists(&g["rewards"]);
+    let groups: Vec<usize> = list(&g["groups"]).iter().map(|x| *x as usize).collect();
+    let advantages = leave_one_out(&rewards, &groups);
+    let first: Vec<f32> = advantages.iter().map(|a| a[0]).collect();
+    near(&first, &list(&g["whole"]), "whole completions");
+    for (a, r) in advantages.iter().zip(&rewards) {
+        for t in 1..a.len() {
+            near(
+                &[a[t]],
+                &[a[t - 1] - r[t - 1]],
+                "what is rewarded from here on",
+            );
+        }
+    }
+    // Prompts may come in any order, and one completion alone says nothing.
+    let mixed = leave_one_out(
+        &[vec![1.0], vec![5.0, 2.0], vec![0.0], vec![0.0], vec![1.0]],
+        &[7, 2, 7, 7, 7],
+    );
+    near(
+        &mixed.concat(),
+        &[2.0 / 3.0, 0.0, 0.0, -2.0 / 3.0, -2.0 / 3.0, 2.0 / 3.0],
+        "mixed",
+    );
 }
 
 /// p(token) = softmax of a table, whatever came before: small enough to differentiate by hand.
@@ -498,6 +527,25 @@ fn ppo_learns_what_is_rewarded_and_stops_at_its_budget() {
     assert_eq!(state.kept.unwrap().iteration, 8);
     assert_eq!(model.logits, seen[6]);
     assert_ne!(model.logits, seen[20]);
+    // Four completions a prompt, each against the other three.
+    let (grouped, last, _) = run(&PpoConfig {
+        num_generations: 4,
+        ..config.clone()
+    });
+    assert!(Table::probabilities(&grouped.logits)[3] > 0.5, "{last:?}");
+    let uneven = PpoConfig {
+        num_generations: 5,
+        ..config.clone()
+    };
+    let e = ppo::ppo(
+        &mut Table::new(),
+        &prompts,
+        &uneven,
+        &mut ppo::PpoState::default(),
+        score,
+        |_, _, _| Ok(()),
+    );
+    assert!(e.unwrap_err().to_string().contains("no multiple of"));
     let (_, strong, _) = run(&PpoConfig {
         kl_coef: 5.0,
         ..config.clone()

@@ -4,8 +4,12 @@
 //! Per token t of a completion: KL estimate kₜ = log π_old − log π_ref; reward rₜ = −β kₜ, plus the
 //! score at the last token; GAE δₜ = rₜ + γ Vₜ₊₁ − Vₜ, Aₜ = Σ (γλ)ⁱ δₜ₊ᵢ, returns Aₜ + Vₜ; rewards
 //! whitened without their mean, advantages with. Vₜ is the value head at the token *before* t.
+//! With several completions a prompt there is no value: Aₜ is what is rewarded from t on, less the mean
+//! of what the prompt's other completions were rewarded in all (RLOO; Ahmadian et al. 2024).
 //! L = mean max(−A ρ, −A clip(ρ, 1 ± ε)) + c_v ½ mean max((V − R)², (clip(V, V_old ± ε_v) − R)²)
 //!   − c_e mean H, ρ = π / π_old, means over the completion tokens of the mini-batch.
+
+use std::collections::HashMap;
 
 use rlaif_core::seed;
 use serde::{Deserialize, Serialize};
@@ -66,6 +70,10 @@ pub struct PpoConfig {
     pub total_episodes: usize,
     /// Completions an iteration.
     pub batch_size: usize,
+    /// Completions a prompt, K. One: a value head gives the baseline of its advantages. More: the
+    /// mean of the prompt's other completions does (RLOO; Ahmadian et al. 2024, equation 8), and
+    /// no value head is trained.
+    pub num_generations: usize,
     /// Passes over an iteration's completions.
     pub num_ppo_epochs: usize,
     /// Optimizer steps a pass.
@@ -116,6 +124,7 @@ impl Default for PpoConfig {
             lr_scheduler_type: Schedule::Linear,
             total_episodes: 10_000,
             batch_size: 128,
+            num_generations: 1,
             num_ppo_epochs: 4,
             num_mini_batches: 4,
             kl_coef: 0.05,
@@ -149,11 +158,11 @@ pub struct Experience {
     pub prompt: usize,
     /// log π_old.
     pub logprobs: Vec<f32>,
-    /// V_old before each token.
+    /// V_old before each token; empty where no value head is trained.
     pub values: Vec<f32>,
     /// Whitened over the batch.
     pub advantages: Vec<f32>,
-    /// Targets of the value head.
+    /// Targets of the value head; empty where none is trained.
     pub returns: Vec<f32>,
 }
 
@@ -172,6 +181,37 @@ pub fn gae(rewards: &[f32], values: &[f32], gamma: f32, lam: f32) -> (Vec<f32>, 
     }
     let returns = advantages.iter().zip(values).map(|(a, v)| a + v).collect();
     (advantages, returns)
+}
+
+/// Advantages against the mean of the other completions of the same prompt (RLOO; Ahmadian et al.
+/// 2024, equation 8), from per-token rewards: Aᵢₜ = Σ_{s ≥ t} rᵢₛ − mean over j ≠ i of Σ_s rⱼₛ.
+/// `groups` names each completion's prompt. One that stands alone has nothing to be compared with,
+/// and advantages of 0.
+#[must_use]
+pub fn leave_one_out(rewards: &[Vec<f32>], groups: &[usize]) -> Vec<Vec<f32>> {
+    let mut sums: HashMap<usize, (f32, f32)> = HashMap::new();
+    let totals: Vec<f32> = rewards.iter().map(|r| r.iter().sum()).collect();
+    for (group, total) in groups.iter().zip(&totals) {
+        let sum = sums.entry(*group).or_default();
+        *sum = (sum.0 + total, sum.1 + 1.0);
+    }
+    let one = |((rewards, group), total): ((&Vec<f32>, &usize), &f32)| {
+        let (sum, n) = sums[group];
+        if n < 2.0 {
+            return vec![0.0; rewards.len()];
+        }
+        let baseline = (sum - total) / (n - 1.0);
+        let mut rest = *total;
+        rewards
+            .iter()
+            .map(|r| {
+                let advantage = rest - baseline;
+                rest -= r;
+                advantage
+            })
+            .collect()
+    };
+    rewards.iter().zip(groups).zip(&totals).map(one).collect()
 }
 
 /// (x − mean) / √(var + 1e-8), population variance; without `shift` the mean is added back.
@@ -248,16 +288,18 @@ pub fn ppo_loss(
             } else {
                 m.clipped += 1.0;
             }
-            let (v, old, target) = (out.values[i - 1], e.values[t], e.returns[t]);
-            let near = v.clamp(old - eps_v, old + eps_v);
-            let (loss, loss_near) = ((v - target).powi(2), (near - target).powi(2));
-            m.value += 0.5 * f64::from(loss.max(loss_near));
-            if loss >= loss_near {
-                grads.values[i - 1] += scale * config.vf_coef * (v - target);
-            } else {
-                m.value_clipped += 1.0;
-                if near == v {
-                    grads.values[i - 1] += scale * config.vf_coef * (near - target);
+            if let (Some(old), Some(target)) = (e.values.get(t), e.returns.get(t)) {
+                let v = out.values[i - 1];
+                let near = v.clamp(old - eps_v, old + eps_v);
+                let (loss, loss_near) = ((v - target).powi(2), (near - target).powi(2));
+                m.value += 0.5 * f64::from(loss.max(loss_near));
+                if loss >= loss_near {
+                    grads.values[i - 1] += scale * config.vf_coef * (v - target);
+                } else {
+                    m.value_clipped += 1.0;
+                    if near == v {
+                        grads.values[i - 1] += scale * config.vf_coef * (near - target);
+                    }
                 }
             }
             let h = out.entropy.get(i).copied().unwrap_or(0.0);
@@ -313,7 +355,8 @@ pub struct PpoMetrics {
     pub policy_loss: f32,
     /// Value loss.
     pub value_loss: f32,
-    /// 1 − var(returns − V) / var(returns), before the updates.
+    /// 1 − var(returns − baseline) / var(returns), before the updates; the baseline is V, or the mean
+    /// of the prompt's other completions.
     pub explained_variance: f32,
     /// Mean gradient norm before clipping.
     pub grad_norm: f32,
@@ -387,6 +430,10 @@ pub fn ppo<T: Rollouts>(
     if prompts.is_empty() || config.batch_size == 0 {
         return Err(TrainError::Empty("there is no prompt to train on".into()));
     }
+    let (batch, group) = (config.batch_size, config.num_generations);
+    if group == 0 || !batch.is_multiple_of(group) {
+        return Err(TrainError::Uneven { batch, group });
+    }
     let (iterations, updates) = iterations(config);
     let mut beta = state.kl_coef.unwrap_or(config.kl_coef);
     while state.iteration < iterations && !state.stopped_by_kl {
@@ -409,7 +456,7 @@ pub fn ppo<T: Rollouts>(
         };
         let mut rated = Vec::new();
         let mut reason = String::new();
-        for ((prompt, rollout), score) in ids.iter().zip(rollouts).zip(scores) {
+        for ((prompt, rollout), score) in picked.iter().zip(rollouts).zip(scores) {
             match score {
                 Ok(s) if s.is_finite() && !rollout.tokens.is_empty() => {
                     rated.push((*prompt, rollout, s));
@@ -429,7 +476,7 @@ pub fn ppo<T: Rollouts>(
                 config.max_failed
             )));
         }
-        let mut experience = gather(model, rated, config, beta, &mut m)?;
+        let mut experience = gather(model, prompts, rated, config, beta, &mut m)?;
         if config.kl_budget.is_some_and(|budget| m.kl > budget) {
             m.stopped_by_kl = true;
             state.stopped_by_kl = true;
@@ -462,12 +509,13 @@ pub fn ppo<T: Rollouts>(
     Ok(())
 }
 
-/// Prompts of an iteration: passes over all of them, each in an order of its own.
+/// Prompts of an iteration, each as often as it is completed: passes over all of them, each in an
+/// order of its own.
 fn pick(n: usize, config: &PpoConfig, iteration: u64) -> Vec<usize> {
     let mut order: (u64, Vec<usize>) = (u64::MAX, Vec::new());
     (0..config.batch_size as u64)
         .map(|i| {
-            let at = iteration * config.batch_size as u64 + i;
+            let at = (iteration * config.batch_size as u64 + i) / config.num_generations as u64;
             let pass = at / n as u64;
             if order.0 != pass {
                 let key = |i: &usize| {
@@ -511,15 +559,17 @@ fn pack(part: &[&Experience], config: &PpoConfig) -> TokenBatch {
 /// Old log-probabilities and values, reference, rewards, advantages.
 fn gather<T: Rollouts>(
     model: &T,
-    rated: Vec<(&[u32], Rollout, f32)>,
+    prompts: &[Vec<u32>],
+    rated: Vec<(usize, Rollout, f32)>,
     config: &PpoConfig,
     beta: f32,
     m: &mut PpoMetrics,
 ) -> Result<Vec<Experience>, TrainError<T::Error>> {
     let n = rated.len() as f32;
     let mut experience = Vec::new();
-    let mut scores = Vec::new();
-    for (prompt, rollout, score) in rated {
+    let (mut scores, mut groups) = (Vec::new(), Vec::new());
+    for (which, rollout, score) in rated {
+        groups.push(which);
         m.score += score / n;
         m.length += rollout.tokens.len() as f32 / n;
         m.finished += f32::from(u8::from(rollout.finished)) / n;
@@ -527,7 +577,8 @@ fn gather<T: Rollouts>(
             Some(penalty) if !rollout.finished => score - penalty,
             _ => score,
         });
-        let mut tokens = prompt.to_vec();
+        let prompt = &prompts[which];
+        let mut tokens = prompt.clone();
         tokens.extend(rollout.tokens);
         experience.push(Experience {
             prompt: prompt.len(),
@@ -564,18 +615,33 @@ fn gather<T: Rollouts>(
         m.reward += r.iter().sum::<f32>() / n;
         rewards.push(r);
         e.logprobs = logprobs;
-        e.values = values;
+        if config.num_generations == 1 {
+            e.values = values;
+        }
     }
     if config.whiten_rewards {
         whiten(&mut rewards, false);
     }
     let mut advantages = Vec::new();
-    for (e, r) in experience.iter_mut().zip(&rewards) {
-        let (a, returns) = gae(r, &e.values, config.gamma, config.lam);
-        e.returns = returns;
-        advantages.push(a);
+    if config.num_generations > 1 {
+        advantages = leave_one_out(&rewards, &groups);
+        let whole = rewards.iter().map(|r| r.iter().sum()).collect();
+        let rest = advantages.iter().filter_map(|a| a.first().copied());
+        m.explained_variance = explained(whole, rest.collect());
+    } else {
+        for (e, r) in experience.iter_mut().zip(&rewards) {
+            let (a, returns) = gae(r, &e.values, config.gamma, config.lam);
+            e.returns = returns;
+            advantages.push(a);
+        }
+        let each = || {
+            experience
+                .iter()
+                .flat_map(|e| e.returns.iter().zip(&e.values))
+        };
+        let rest = each().map(|(r, v)| r - v).collect();
+        m.explained_variance = explained(each().map(|(r, _)| *r).collect(), rest);
     }
-    m.explained_variance = explained(&experience);
     whiten(&mut advantages, true);
     for (e, a) in experience.iter_mut().zip(advantages) {
         e.advantages = a;
@@ -583,20 +649,18 @@ fn gather<T: Rollouts>(
     Ok(experience)
 }
 
-fn explained(experience: &[Experience]) -> f32 {
-    let var = |x: Vec<f64>| {
-        let mean = x.iter().sum::<f64>() / x.len() as f64;
-        x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64
+/// 1 − var(rest) / var(all).
+fn explained(all: Vec<f32>, rest: Vec<f32>) -> f32 {
+    let var = |x: Vec<f32>| {
+        let mean = x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len() as f64;
+        x.iter()
+            .map(|v| (f64::from(*v) - mean).powi(2))
+            .sum::<f64>()
+            / x.len() as f64
     };
-    let each = || {
-        experience
-            .iter()
-            .flat_map(|e| e.returns.iter().zip(&e.values))
-    };
-    let all = var(each().map(|(r, _)| f64::from(*r)).collect());
-    let rest = var(each().map(|(r, v)| f64::from(r - v)).collect());
+    let all = var(all);
     if all > 0.0 {
-        (1.0 - rest / all) as f32
+        (1.0 - var(rest) / all) as f32
     } else {
         f32::NAN
     }

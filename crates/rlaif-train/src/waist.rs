@@ -160,6 +160,14 @@ pub enum TrainError<E: std::error::Error> {
     /// Nothing to train on.
     #[error("{0}")]
     Empty(String),
+    /// An iteration would not hold all completions of its prompts.
+    #[error("`batch_size` ({batch}) is no multiple of `num_generations` ({group})")]
+    Uneven {
+        /// Completions an iteration.
+        batch: usize,
+        /// Completions a prompt.
+        group: usize,
+    },
 }
 
 /// log σ(x) without overflow.

@@ -3,7 +3,8 @@
     python tests/golden/train/make.py > crates/rlaif-train/src/golden.json
 
 Sources: trl/trainer/reward_trainer.py (compute_loss), trl/trainer/dpo_trainer.py (dpo_loss),
-trl/experimental/ppo/ppo_trainer.py (train), trl 1.16; torch 2.15.
+trl/experimental/ppo/ppo_trainer.py (train), trl/trainer/rloo_trainer.py (_generate_and_score_completions),
+trl 1.16; torch 2.15.
 """
 import json
 import torch
@@ -81,4 +82,15 @@ out["ppo"] = dict(old=ragged(old), reference=ragged(ref), values=ragged(vals), s
                   gamma=gamma, lam=lam, rewards=ragged(rewards), white=ragged(white), returns=ragged(returns),
                   advantages=ragged(adv_w), new=ragged(new), new_values=ragged(vnew), loss=loss.item(),
                   dnew=ragged(new.grad), dvalues=ragged(vnew.grad))
+
+# Leave-one-out baseline: three prompts of four completions, with a KL penalty in the reward.
+K = 4
+groups = torch.arange(3).repeat_interleave(K)
+lens = [1 + (5 * i) % 6 for i in range(3 * K)]
+rewards = [0.3 * torch.randn(n) for n in lens]
+total = torch.stack([r.sum() for r in rewards])
+grouped = total.view(-1, K)
+baselines = ((grouped.sum(dim=1, keepdim=True) - grouped) / (K - 1)).view(-1)
+out["leave_one_out"] = dict(groups=groups.tolist(), rewards=[L(r) for r in rewards],
+                            whole=L(total - baselines))
 print(json.dumps(out))

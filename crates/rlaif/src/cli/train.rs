@@ -156,6 +156,10 @@ pub struct PpoArgs {
     /// Completions an iteration.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub batch_size: usize,
+    /// Completions a prompt. With more than one, the mean of the prompt's other completions is the
+    /// baseline of advantages (RLOO), and no value head is trained.
+    #[arg(long, value_name = "K", default_value_t = 1)]
+    pub num_generations: usize,
     /// Passes over an iteration's completions.
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub num_ppo_epochs: usize,
@@ -292,6 +296,7 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
             learning_rate: args.learning_rate,
             total_episodes: args.total_episodes,
             batch_size: args.batch_size,
+            num_generations: args.num_generations,
             num_ppo_epochs: args.num_ppo_epochs,
             num_mini_batches: args.num_mini_batches,
             kl_coef: args.kl_coef,

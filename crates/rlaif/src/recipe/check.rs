@@ -297,6 +297,11 @@ impl Recipe {
                 ("learning_rate", p.learning_rate > 0.0, "above 0"),
                 ("batch_size", p.batch_size > 0, "at least 1"),
                 (
+                    "num_generations",
+                    p.num_generations > 0 && p.batch_size.is_multiple_of(p.num_generations),
+                    "a divisor of `ppo.batch_size`",
+                ),
+                (
                     "total_episodes",
                     p.total_episodes >= p.batch_size,
                     "at least `ppo.batch_size`",
