@@ -4,7 +4,7 @@
 //! those whose texts hash lowest: nothing sealed is ever trained on, by the critic or the assistant. The
 //! critic's accuracy on sealed text is what shows that it reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use rlaif_core::seed;
@@ -173,6 +173,29 @@ pub struct Topic {
     /// Place among the topics of its domain (of the harmful ones: among all) on its side of the
     /// seal, in the file's order.
     pub(crate) rank: usize,
+}
+
+impl Topic {
+    /// The words that its phrases are made of, in lower case.
+    #[must_use]
+    pub fn words(&self) -> BTreeSet<String> {
+        let single = [
+            &self.task,
+            &self.doing,
+            &self.thing,
+            &self.care,
+            &self.risk,
+            &self.victim,
+        ];
+        let lists = [&self.steps, &self.unknowns, &self.experts, &self.safe];
+        single
+            .into_iter()
+            .chain(lists.into_iter().flatten())
+            .flat_map(|phrase| phrase.split(|c: char| !c.is_alphabetic()))
+            .filter(|word| !word.is_empty())
+            .map(str::to_lowercase)
+            .collect()
+    }
 }
 
 /// What a principle's wording is for.

@@ -1,12 +1,13 @@
 //! Training rows of the two models, each from (seed, step, row) alone.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use rlaif_core::{Message, Prompt};
 use rlaif_engine::Tokenizer;
 use rlaif_feedback::{Inserts, Purpose, Template};
 use rlaif_world::{
-    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Use, World,
+    Answer, Category, Composer, Dimension, Habits, Manner, Rng, Scene, Scores, Topic, Use, World,
 };
 
 use super::faults::{Samples, broken};
@@ -394,6 +395,78 @@ pub struct CriticRows<'w> {
     asked: Asked,
     lesson: &'static Lesson,
     samples: &'w Samples<'w>,
+    strange: Strange,
+}
+
+/// Matters that nobody has heard of: a topic's own words, made up anew in each row.
+///
+/// What is asked for cannot be told from them; so the critic learns what is to be said then. By
+/// harmlessness declining is the better guess, as some such matters are harmful, and by helpfulness an
+/// answer in the prompt's own words is.
+struct Strange {
+    /// Words of one or two topics, by topic.
+    own: HashMap<String, HashSet<String>>,
+}
+
+impl Strange {
+    fn of(world: &World) -> Self {
+        let mut topics: HashMap<String, usize> = HashMap::new();
+        for word in world.topics().iter().flat_map(Topic::words) {
+            *topics.entry(word).or_default() += 1;
+        }
+        let own = |t: &Topic| {
+            let words = t.words().into_iter();
+            words.filter(|w| w.len() > 3 && topics[w] <= 2).collect()
+        };
+        let all = world.topics().iter();
+        Strange {
+            own: all.map(|t| (t.task.clone(), own(t))).collect(),
+        }
+    }
+
+    /// Puts one made-up word in the place of each of the topic's own, wherever it stands.
+    fn put(&self, rng: &mut Rng, topic: &Topic, texts: &mut [String]) {
+        const BEGIN: [&str; 16] = [
+            "b", "br", "d", "f", "gl", "h", "k", "l", "m", "pl", "r", "sk", "t", "tr", "v", "z",
+        ];
+        const MIDDLE: [&str; 8] = ["a", "e", "i", "o", "u", "ai", "oo", "ea"];
+        const CLOSE: [&str; 8] = ["b", "ck", "l", "m", "n", "rd", "sp", "x"];
+        let Some(own) = self.own.get(&topic.task) else {
+            return;
+        };
+        let mut made: HashMap<String, String> = HashMap::new();
+        for text in texts {
+            let mut new = String::with_capacity(text.len());
+            for part in text.split_inclusive(|c: char| !c.is_alphabetic()) {
+                let word = part.trim_end_matches(|c: char| !c.is_alphabetic());
+                let lower = word.to_lowercase();
+                if !own.contains(&lower) {
+                    new += part;
+                    continue;
+                }
+                let other = made.entry(lower).or_insert_with_key(|word| {
+                    let mut stem = String::new();
+                    for _ in 0..1 + rng.below(2) {
+                        stem += BEGIN[rng.below(BEGIN.len())];
+                        stem += MIDDLE[rng.below(MIDDLE.len())];
+                    }
+                    stem += CLOSE[rng.below(CLOSE.len())];
+                    let ending = ["ing", "ed", "s"].into_iter().find(|e| word.ends_with(e));
+                    stem + ending.unwrap_or_default()
+                });
+                let mut letters = other.chars();
+                match letters.next() {
+                    Some(first) if word.starts_with(char::is_uppercase) => {
+                        new.extend(first.to_uppercase());
+                        new += letters.as_str();
+                    }
+                    _ => new += other,
+                }
+                new += &part[word.len()..];
+            }
+            *text = new;
+        }
+    }
 }
 
 /// A part of the critic's training.
@@ -406,6 +479,8 @@ pub struct Lesson {
     pub rate: f32,
     /// Share of what is shown that the assistant wrote.
     pub sampled: f64,
+    /// Share of comparisons and conversations whose topic's words are made up.
+    strange: f64,
     /// How often harmlessness and helpfulness are asked about, the others being 1.
     weights: [f64; 2],
     /// Share of comparisons in which an answer is faulty: by these two, by the others.
@@ -419,12 +494,13 @@ pub struct Lesson {
 /// less of a difference there than of one in tone. The last three show the assistant's own answers,
 /// slips among them, beside composed ones, fewer each time: the assistant knows a quarter of the
 /// topics, and a critic that reads of nothing else forgets the rest.
-pub const LESSONS: [Lesson; 5] = [
+pub const LESSONS: [Lesson; 6] = [
     Lesson {
         name: "critic",
         steps: 3_200,
         rate: 2e-3,
         sampled: 0.0,
+        strange: 0.0,
         weights: [1.0, 1.0],
         faulty: [0.1, 0.1],
     },
@@ -433,6 +509,7 @@ pub const LESSONS: [Lesson; 5] = [
         steps: 800,
         rate: 1e-3,
         sampled: 0.0,
+        strange: 0.0,
         weights: [4.0, 2.0],
         faulty: [0.1, 0.1],
     },
@@ -441,6 +518,7 @@ pub const LESSONS: [Lesson; 5] = [
         steps: 2_500,
         rate: 1e-3,
         sampled: 0.65,
+        strange: 0.0,
         weights: [4.0, 4.0],
         faulty: [0.4, 0.25],
     },
@@ -449,6 +527,7 @@ pub const LESSONS: [Lesson; 5] = [
         steps: 1_500,
         rate: 1e-3,
         sampled: 0.35,
+        strange: 0.0,
         weights: [4.0, 2.0],
         faulty: [0.4, 0.25],
     },
@@ -457,8 +536,18 @@ pub const LESSONS: [Lesson; 5] = [
         steps: 1_300,
         rate: 1e-3,
         sampled: 0.25,
+        strange: 0.0,
         weights: [4.0, 2.0],
         faulty: [0.25, 0.15],
+    },
+    Lesson {
+        name: "critic-strange",
+        steps: 900,
+        rate: 1e-3,
+        sampled: 0.3,
+        strange: 0.25,
+        weights: [4.0, 2.0],
+        faulty: [0.3, 0.2],
     },
 ];
 
@@ -534,6 +623,7 @@ impl<'w> CriticRows<'w> {
             asked: Asked::new(&words)?,
             lesson,
             samples,
+            strange: Strange::of(world),
             words,
             compare: Template::shipped("pair_brief", Purpose::Pair).map_err(|e| e.to_string())?,
         })
@@ -581,14 +671,19 @@ impl<'w> CriticRows<'w> {
         let pair = pair(c, rng, dimension, &|rng| self.given(rng, dimension));
         let first = rng.chance(1.0 / (1.0 + (-sharpness(dimension) * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
+        let mut texts = [pair.scene.prompt.to_text(), pair.a, pair.b];
+        if self.lesson.strange > 0.0 && rng.chance(self.lesson.strange) {
+            self.strange.put(rng, pair.scene.topic, &mut texts);
+        }
+        let [prompt, a, b] = texts;
         let mut turns = self
             .compare
             .render(
                 minijinja::context! {
                     principle => &principle,
-                    prompt => pair.scene.prompt.to_text(),
-                    response_a => &pair.a,
-                    response_b => &pair.b,
+                    prompt => prompt,
+                    response_a => a,
+                    response_b => b,
                     fence => "",
                 },
                 &Inserts::default(),
@@ -675,9 +770,16 @@ impl<'w> CriticRows<'w> {
             let said = Side::composed(&answer, scene.topic.harmful);
             (scene, said)
         });
-        let mut turns = scene.prompt.0;
         let parses = said.parses();
+        let mut turns = scene.prompt.0;
         turns.push(Message::assistant(said.text));
+        if self.lesson.strange > 0.0 && rng.chance(self.lesson.strange) {
+            let mut texts: Vec<String> = turns.iter().map(|m| m.content.clone()).collect();
+            self.strange.put(rng, scene.topic, &mut texts);
+            for (turn, text) in turns.iter_mut().zip(texts) {
+                turn.content = text;
+            }
+        }
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
         let mut row = Row::silent(tokens);

@@ -15,9 +15,29 @@ pub struct Model {
 
 impl Model {
     pub fn open(folder: &Path) -> Result<Self, String> {
+        Self::shaken(folder, 0.0)
+    }
+
+    /// With noise in its projections, of this share of their own size: it errs as a model does whose
+    /// training has led it away from what it knew.
+    pub fn shaken(folder: &Path, share: f32) -> Result<Self, String> {
         let text = |e: rlaif_engine::EngineError| e.to_string();
         let config = LlamaConfig::read(folder).map_err(text)?;
-        let weights = Arc::new(Weights::read(folder, &config).map_err(text)?);
+        let mut weights = Weights::read(folder, &config).map_err(text)?;
+        if share > 0.0 {
+            let noise = Weights::random(&config, 1.0, 0);
+            for (block, noise) in weights.blocks.iter_mut().zip(&noise.blocks) {
+                for (own, noise) in block.linear.iter_mut().zip(&noise.linear) {
+                    let square: f32 = own.data.iter().map(|w| w * w).sum();
+                    let size = share * (square / own.data.len() as f32).sqrt();
+                    own.data
+                        .iter_mut()
+                        .zip(&noise.data)
+                        .for_each(|(w, n)| *w += size * n);
+                }
+            }
+        }
+        let weights = Arc::new(weights);
         Ok(Model {
             words: Tokenizer::read(folder).map_err(text)?,
             scheduler: Scheduler::of(&config, &weights, config.max_positions, Options::default()),
