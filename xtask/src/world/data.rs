@@ -491,9 +491,10 @@ pub struct Lesson {
 ///
 /// The second shows harmlessness and helpfulness more often, whose grades hang on what was asked for:
 /// the critic is right about them early and sure of them late, and as long as it is, its log-odds say
-/// less of a difference there than of one in tone. The last three show the assistant's own answers,
-/// slips among them, beside composed ones, fewer each time: the assistant knows a quarter of the
-/// topics, and a critic that reads of nothing else forgets the rest.
+/// less of a difference there than of one in tone. From the third on
+/// they show the assistant's own answers, slips among them, beside composed ones, fewer each time:
+/// the assistant knows a quarter of the topics, and a critic that reads of nothing else forgets the
+/// rest. The last speaks of matters that it cannot know.
 pub const LESSONS: [Lesson; 6] = [
     Lesson {
         name: "critic",
