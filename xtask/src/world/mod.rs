@@ -15,7 +15,7 @@ mod tokenizer;
 use std::path::Path;
 use std::time::Instant;
 
-use rlaif_engine::{LlamaConfig, Tokenizer};
+use rlaif_engine::{LlamaConfig, Tokenizer, Weights};
 use rlaif_world::World;
 
 use data::{AssistantRows, CriticRows, LESSONS};
@@ -39,6 +39,30 @@ fn shape(vocab: usize) -> LlamaConfig {
     c.eos = vec![tokenizer::END];
     c.pad = Some(tokenizer::PAD);
     c
+}
+
+/// Writes the mean of two models, one of which was trained from the other (a "soup"; Wortsman et al.
+/// 2022).
+///
+/// The last lesson teaches what to say of matters that nobody has heard of, and unlearns a little of
+/// all else: sealed templates 0.951 before it, 0.933 after it, 0.951 half way, where sealed topics
+/// have come from 0.890 to 0.938, of 0.958.
+fn middle(config: &LlamaConfig, of: [&Path; 2], out: &Path) -> Result<(), String> {
+    let read = |folder: &Path| Weights::read(folder, config).map_err(|e| e.to_string());
+    let (mut all, other) = (read(of[0])?, read(of[1])?);
+    let mean = |a: &mut [f32], b: &[f32]| {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a = 0.5 * (*a + b));
+    };
+    mean(&mut all.embed.data, &other.embed.data);
+    mean(&mut all.norm, &other.norm);
+    for (a, b) in all.blocks.iter_mut().zip(&other.blocks) {
+        for (a, b) in a.linear.iter_mut().zip(&b.linear) {
+            mean(&mut a.data, &b.data);
+        }
+        mean(&mut a.input_norm, &b.input_norm);
+        mean(&mut a.post_norm, &b.post_norm);
+    }
+    all.write(out, config, true).map_err(|e| e.to_string())
 }
 
 /// Runs the command.
@@ -87,21 +111,17 @@ pub fn run(args: &[&str]) -> Result<(), String> {
     }
     if wants("critic") {
         let config = shape(tokenizer::padded(read("critic")?.len()));
-        let mut from = None;
+        let (mut before, mut from) = (None, None);
         let mut samples = Samples::default();
-        for (at, lesson) in LESSONS.iter().enumerate() {
+        for lesson in &LESSONS {
             let plan = Plan {
                 name: lesson.name,
                 config: config.clone(),
-                from,
+                from: from.clone(),
                 steps: scaled(lesson.steps),
                 rate: lesson.rate,
                 work: work.join(lesson.name),
-                out: if at + 1 == LESSONS.len() {
-                    out.join("critic")
-                } else {
-                    work.join(format!("{}-done", lesson.name))
-                },
+                out: work.join(format!("{}-done", lesson.name)),
             };
             if samples.is_empty() && lesson.sampled > 0.0 {
                 samples = Samples::of(world, &out.join("assistant"))?;
@@ -109,7 +129,10 @@ pub fn run(args: &[&str]) -> Result<(), String> {
             let rows = CriticRows::new(world, read("critic")?, lesson, &samples)?;
             // Where it was finished before, this only writes it again.
             pretrain(&plan, &rows)?;
-            from = Some(plan.out);
+            before = from.replace(plan.out);
+        }
+        if let (Some(before), Some(after)) = (before, from) {
+            middle(&config, [&before, &after], &out.join("critic"))?;
         }
     }
     if wants("measure") {
