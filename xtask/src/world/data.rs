@@ -643,6 +643,14 @@ impl<'w> CriticRows<'w> {
         }
     }
 
+    /// Makes the topic's words up, as often as the lesson says.
+    fn estrange(&self, rng: &mut Rng, topic: &Topic, texts: &mut [String]) {
+        // A lesson without them draws nothing here, as when its model was made.
+        if self.lesson.strange > 0.0 && rng.chance(self.lesson.strange) {
+            self.strange.put(rng, topic, texts);
+        }
+    }
+
     /// Two answers that are not both composed for the purpose, now and then.
     fn given(&self, rng: &mut Rng, dimension: Option<Dimension>) -> Option<(Scene<'w>, [Side; 2])> {
         let c = &self.composer;
@@ -673,9 +681,7 @@ impl<'w> CriticRows<'w> {
         let first = rng.chance(1.0 / (1.0 + (-sharpness(dimension) * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
         let mut texts = [pair.scene.prompt.to_text(), pair.a, pair.b];
-        if self.lesson.strange > 0.0 && rng.chance(self.lesson.strange) {
-            self.strange.put(rng, pair.scene.topic, &mut texts);
-        }
+        self.estrange(rng, pair.scene.topic, &mut texts);
         let [prompt, a, b] = texts;
         let mut turns = self
             .compare
@@ -774,12 +780,10 @@ impl<'w> CriticRows<'w> {
         let parses = said.parses();
         let mut turns = scene.prompt.0;
         turns.push(Message::assistant(said.text));
-        if self.lesson.strange > 0.0 && rng.chance(self.lesson.strange) {
-            let mut texts: Vec<String> = turns.iter().map(|m| m.content.clone()).collect();
-            self.strange.put(rng, scene.topic, &mut texts);
-            for (turn, text) in turns.iter_mut().zip(texts) {
-                turn.content = text;
-            }
+        let mut texts: Vec<String> = turns.iter().map(|m| m.content.clone()).collect();
+        self.estrange(rng, scene.topic, &mut texts);
+        for (turn, text) in turns.iter_mut().zip(texts) {
+            turn.content = text;
         }
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
