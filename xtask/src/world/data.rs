@@ -274,13 +274,16 @@ impl Side {
     }
 }
 
+/// A scene and two answers to its prompt.
+pub type Answers<'w> = (Scene<'w>, [Side; 2]);
+
 /// Draws a pair: two answers that `given` has, or else independent ones or an answer and its
 /// revision; mostly such that one is better.
 pub fn pair<'w>(
     c: &Composer<'w>,
     rng: &mut Rng,
     dimension: Option<Dimension>,
-    given: &dyn Fn(&mut Rng) -> Option<(Scene<'w>, [Side; 2])>,
+    given: &dyn Fn(&mut Rng) -> Option<Answers<'w>>,
 ) -> Pair<'w> {
     loop {
         let (scene, mut sides) = given(rng).unwrap_or_else(|| {
@@ -425,7 +428,7 @@ impl Strange {
     }
 
     /// Puts one made-up word in the place of each of the topic's own, wherever it stands.
-    fn put(&self, rng: &mut Rng, topic: &Topic, texts: &mut [String]) {
+    fn put<'t>(&self, rng: &mut Rng, topic: &Topic, texts: impl Iterator<Item = &'t mut String>) {
         const BEGIN: [&str; 16] = [
             "b", "br", "d", "f", "gl", "h", "k", "l", "m", "pl", "r", "sk", "t", "tr", "v", "z",
         ];
@@ -644,7 +647,12 @@ impl<'w> CriticRows<'w> {
     }
 
     /// Makes the topic's words up, as often as the lesson says.
-    fn estrange(&self, rng: &mut Rng, topic: &Topic, texts: &mut [String]) {
+    fn estrange<'t>(
+        &self,
+        rng: &mut Rng,
+        topic: &Topic,
+        texts: impl Iterator<Item = &'t mut String>,
+    ) {
         // A lesson without them draws nothing here, as when its model was made.
         if self.lesson.strange > 0.0 && rng.chance(self.lesson.strange) {
             self.strange.put(rng, topic, texts);
@@ -652,7 +660,7 @@ impl<'w> CriticRows<'w> {
     }
 
     /// Two answers that are not both composed for the purpose, now and then.
-    fn given(&self, rng: &mut Rng, dimension: Option<Dimension>) -> Option<(Scene<'w>, [Side; 2])> {
+    fn given(&self, rng: &mut Rng, dimension: Option<Dimension>) -> Option<Answers<'w>> {
         let c = &self.composer;
         let faulty = rng.chance(self.lesson.faulty(dimension));
         if rng.chance(self.lesson.sampled)
@@ -681,7 +689,7 @@ impl<'w> CriticRows<'w> {
         let first = rng.chance(1.0 / (1.0 + (-sharpness(dimension) * pair.margin).exp()));
         let principle = c.wording(rng, dimension, Use::Preference);
         let mut texts = [pair.scene.prompt.to_text(), pair.a, pair.b];
-        self.estrange(rng, pair.scene.topic, &mut texts);
+        self.estrange(rng, pair.scene.topic, texts.iter_mut());
         let [prompt, a, b] = texts;
         let mut turns = self
             .compare
@@ -780,11 +788,7 @@ impl<'w> CriticRows<'w> {
         let parses = said.parses();
         let mut turns = scene.prompt.0;
         turns.push(Message::assistant(said.text));
-        let mut texts: Vec<String> = turns.iter().map(|m| m.content.clone()).collect();
-        self.estrange(rng, scene.topic, &mut texts);
-        for (turn, text) in turns.iter_mut().zip(texts) {
-            turn.content = text;
-        }
+        self.estrange(rng, scene.topic, turns.iter_mut().map(|m| &mut m.content));
         let (tokens, from) = tokens(&self.words, &turns)?;
         let end = tokens.len();
         let mut row = Row::silent(tokens);

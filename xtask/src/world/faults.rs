@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rlaif_world::{Answer, Category, Composer, Habits, Manner, Rng, Scene, Sentence, World};
 
-use super::data::{Side, manner};
+use super::data::{Answers, Side, manner};
 use super::model::Model;
 
 /// What the finished assistant answered to one prompt, several times.
@@ -100,7 +100,7 @@ impl<'w> Samples<'w> {
     /// As many slips are the shorter answer as the longer. A long answer has more places to slip at,
     /// and a critic that saw them as they come took brevity for a virtue under every principle: 3.2
     /// log-odds a grade of conciseness, summed over the seven that are about something else.
-    pub fn pair(&self, rng: &mut Rng, slip: bool) -> Option<(Scene<'w>, [Side; 2])> {
+    pub fn pair(&self, rng: &mut Rng, slip: bool) -> Option<Answers<'w>> {
         let longer = rng.chance(0.5);
         // Most prompts have two that parse, a third of them a slip.
         for _ in 0..1_000 {
