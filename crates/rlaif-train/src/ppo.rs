@@ -112,6 +112,10 @@ pub struct PpoConfig {
     pub max_tokens: usize,
     /// Share of completions without a score above which the run stops.
     pub max_failed: f64,
+    /// Pauses once so many iterations are done, whatever is left of them, and leaves the parameters
+    /// as they are: whoever renews the reward on the way goes on from the state.
+    #[serde(skip)]
+    pub pause_after: Option<u64>,
     /// Seed of prompts, samples and mini-batches; that of the run, never a setting of its own.
     #[serde(skip)]
     pub seed: u64,
@@ -144,6 +148,7 @@ impl Default for PpoConfig {
             response_length: 53,
             max_tokens: 8192,
             max_failed: 0.05,
+            pause_after: None,
             seed: 0,
         }
     }
@@ -395,6 +400,9 @@ pub struct PpoState {
     pub stopped_by_kl: bool,
     /// The policy that the run ends with, as far as known; none where it ends with the last one.
     pub kept: Option<Kept>,
+    /// Iterations done at each pause so far, after which another reward may have taken over.
+    #[serde(default)]
+    pub pauses: Vec<u64>,
 }
 
 /// Scores of completions: one result each, a failed one is never a number.
@@ -415,7 +423,8 @@ pub fn iterations(config: &PpoConfig) -> (u64, u64) {
 }
 
 /// Runs PPO from `state`. `score` rates the completions of the given prompts (by index). With a
-/// KL budget or [`Keep::Best`] the model ends with the parameters of [`PpoState::kept`].
+/// KL budget or [`Keep::Best`] the model ends with the parameters of [`PpoState::kept`]; one that
+/// pauses has not ended.
 ///
 /// # Errors
 /// The network's own, a loss that is not finite, too many failed scores, what `after` says.
@@ -436,7 +445,8 @@ pub fn ppo<T: Rollouts>(
     }
     let (iterations, updates) = iterations(config);
     let mut beta = state.kl_coef.unwrap_or(config.kl_coef);
-    while state.iteration < iterations && !state.stopped_by_kl {
+    let pause = config.pause_after.unwrap_or(iterations).min(iterations);
+    while state.iteration < pause && !state.stopped_by_kl {
         let it = state.iteration;
         let lr = config.learning_rate * config.lr_scheduler_type.factor(it, 0, updates);
         let picked = pick(prompts.len(), config, it);
@@ -503,7 +513,12 @@ pub fn ppo<T: Rollouts>(
         state.kl_coef = Some(beta);
         after(model, state, &m).map_err(TrainError::Stopped)?;
     }
-    if state.kept.is_some() {
+    if !state.stopped_by_kl && state.iteration < iterations {
+        // Whoever was killed before noting it pauses here again.
+        if state.pauses.last() != Some(&state.iteration) {
+            state.pauses.push(state.iteration);
+        }
+    } else if state.kept.is_some() {
         model.go_back();
     }
     Ok(())

@@ -2,8 +2,11 @@
 //! arrow is a file or folder in the run folder.
 //!
 //! constitution + prompts → **candidates** → **critiques** → **revisions** → **sft** →
-//! **sft_candidates** → **judgments** (or **contrast**, pairs without a judge) → **preferences** → **reward** → **ppo** or **dpo** →
-//! **evaluation** → **export**, **report**
+//! **sft_candidates** → **judgments** (or **contrast**, pairs without a judge) → **preferences** →
+//! **reward** → **ppo** or **dpo** → **evaluation** → **export**, **report**
+//!
+//! With `[online]`, judgments to ppo come in rounds ([`Round`]): a later one labels what the policy of
+//! the one before writes.
 //!
 //! A stage whose table the recipe lacks is left out; without the training tables a run ends with
 //! preferences.
@@ -16,6 +19,7 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::evaluation::{self, Evaluation};
 use crate::stages::export::Exported;
+use crate::stages::round::Round;
 use crate::stages::{self, Context, StageReport};
 #[cfg(feature = "local")]
 use crate::{plan, recipe::Algorithm};
@@ -127,23 +131,34 @@ pub async fn run(cx: &mut Context<'_>, which: &Selection) -> Result<Finished, Er
     if let Some(c) = r.contrast.as_ref().filter(|_| which.takes("contrast")) {
         done.push(stages::contrast::run(cx, c).await?);
     }
-    if let Some(c) = r.labels_by().filter(|_| which.takes("judge")) {
-        done.push(stages::judge::run(cx, c).await?);
-    }
-    if r.has_labels() && which.takes("preferences") {
-        done.push(stages::preferences::run(cx)?);
+    for round in Round::all(r) {
+        if let Some(c) = r.labels_by().filter(|_| which.takes("judge")) {
+            done.push(stages::judge::run(cx, c, round).await?);
+        }
+        if r.has_labels() && which.takes("preferences") {
+            done.push(stages::preferences::run(cx, round)?);
+        }
+        #[cfg(feature = "local")]
+        {
+            if let Some(c) = r.reward.as_ref().filter(|_| which.takes("reward")) {
+                done.push(stages::reward::run(cx, c, round)?);
+            }
+            let takes = r.optimizes_by() == Some(Algorithm::Ppo) && which.takes("ppo");
+            let Some(c) = r.ppo.as_ref().filter(|_| takes) else {
+                // Without a policy that goes on there is nothing to label in a further round.
+                break;
+            };
+            done.push(stages::ppo::run(cx, c, round)?);
+            if let Some((online, sampling)) = r.online().zip(r.samples_by())
+                && !round.is_last()
+            {
+                done.push(stages::candidates::run_online(cx, online, sampling, round).await?);
+            }
+        }
     }
     #[cfg(feature = "local")]
     {
-        let by = |a| r.optimizes_by() == Some(a);
-        if let Some(c) = r.reward.as_ref().filter(|_| which.takes("reward")) {
-            done.push(stages::reward::run(cx, c)?);
-        }
-        let takes = by(Algorithm::Ppo) && which.takes("ppo");
-        if let Some(c) = r.ppo.as_ref().filter(|_| takes) {
-            done.push(stages::ppo::run(cx, c)?);
-        }
-        let takes = by(Algorithm::Dpo) && which.takes("dpo");
+        let takes = r.optimizes_by() == Some(Algorithm::Dpo) && which.takes("dpo");
         if let Some(c) = r.dpo.as_ref().filter(|_| takes) {
             done.push(stages::dpo::run(cx, c)?);
         }

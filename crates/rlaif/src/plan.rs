@@ -19,6 +19,7 @@ use crate::recipe::Algorithm;
 #[cfg(any(feature = "local", feature = "remote"))]
 use crate::recipe::ModelSource;
 use crate::recipe::{Compare, Recipe};
+use crate::stages::round::OnlineConfig;
 #[cfg(feature = "local")]
 use crate::train::{Need, TuneConfig};
 
@@ -167,25 +168,21 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         let (per, generated) = (mean_prompt + one, u64::from(c.sampling.max_new_tokens));
         add("contrast", &c.model, n, 2 * n, per, generated);
     }
+    if let Some((c, sampling)) = recipe.online().zip(recipe.samples_by()) {
+        let calls = labeled_online(c, n) * u64::from(c.n);
+        let generated = u64::from(sampling.max_new_tokens);
+        add("online", "ppo", calls, calls, mean_prompt, generated);
+    }
     if let Some(c) = recipe.labels_by() {
-        let pairs = match recipe.pairs.compare {
+        let offline = match recipe.pairs.compare {
             Compare::Revision => n * draws,
-            Compare::Candidates | Compare::SftCandidates => {
-                let draws = match (recipe.pairs.compare, &recipe.sft_candidates) {
-                    (Compare::SftCandidates, Some(c)) => u64::from(c.n),
-                    _ => draws,
-                };
-                let all = draws * draws.saturating_sub(1) / 2;
-                let each = match recipe.pairs.select.as_str() {
-                    "adjacent" => draws.saturating_sub(1),
-                    other => other
-                        .strip_prefix("random:")
-                        .and_then(|k| k.parse::<u64>().ok())
-                        .map_or(all, |k| k.min(all)),
-                };
-                n * each
+            Compare::Candidates => n * pairs_among(recipe, draws),
+            Compare::SftCandidates => {
+                let sampled = recipe.sft_candidates.as_ref();
+                n * pairs_among(recipe, sampled.map_or(draws, |c| u64::from(c.n)))
             }
         };
+        let pairs = offline + online_pairs(recipe, n);
         let by = match c.principles {
             Principles::Whole => all,
             Principles::Sampled | Principles::Each => one,
@@ -210,6 +207,33 @@ pub fn plan(recipe: &Recipe, constitution: &Constitution, prompts: &Dataset) -> 
         }
     }
     plans
+}
+
+/// Pairs among so many completions of a prompt.
+fn pairs_among(recipe: &Recipe, completions: u64) -> u64 {
+    let all = completions * completions.saturating_sub(1) / 2;
+    match recipe.pairs.select.as_str() {
+        "adjacent" => completions.saturating_sub(1),
+        other => other
+            .strip_prefix("random:")
+            .and_then(|k| k.parse::<u64>().ok())
+            .map_or(all, |k| k.min(all)),
+    }
+}
+
+/// Prompts that the policy answers for labels, over all pauses, of a run on `prompts`.
+fn labeled_online(online: &OnlineConfig, prompts: u64) -> u64 {
+    let each = online
+        .limit
+        .map_or(prompts, |most| prompts.min(most as u64));
+    u64::from(online.pauses) * each
+}
+
+/// Pairs of the policy's own answers that are judged.
+fn online_pairs(recipe: &Recipe, prompts: u64) -> u64 {
+    recipe.online().map_or(0, |c| {
+        labeled_online(c, prompts) * pairs_among(recipe, u64::from(c.n))
+    })
 }
 
 /// What one training stage will do.
@@ -285,7 +309,17 @@ pub fn training(
     }
     if let Some(c) = &recipe.reward {
         let s = shape(&shapes, &c.base)?;
-        examples("reward", &c.base, labels, &c.tune, &s);
+        let new = online_pairs(recipe, prompts.rows.len() as u64) as f64;
+        let first = labels - new;
+        let later = recipe.online().map_or(0.0, |o| {
+            // Each pause adds as many labels, and training goes over all so far.
+            let pauses = f64::from(o.pauses);
+            (pauses * first + new * (pauses + 1.0) / 2.0) * o.num_train_epochs
+        });
+        let mut tune = c.tune.clone();
+        // As many steps as all rounds take together.
+        tune.num_train_epochs = (first * tune.num_train_epochs + later) / labels.max(1.0);
+        examples("reward", &c.base, labels, &tune, &s);
         shapes.insert("reward", s);
     }
     match recipe.optimizes_by() {

@@ -88,9 +88,9 @@ fn hashes(b: &Bench) -> BTreeMap<String, String> {
     all
 }
 
-#[test]
-fn the_whole_chain_gives_the_same_twice_and_after_kills() {
-    let whole = bench(RECIPE);
+/// Runs a recipe whole, and again in another folder with kills on the way; both must leave the same.
+fn same_after_kills(recipe: &str) -> (Bench, Value) {
+    let whole = bench(recipe);
     let begun = Instant::now();
     let done = whole.json("run recipe.toml");
     let wall = begun.elapsed();
@@ -103,25 +103,9 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
     ] {
         assert!(expected.contains_key(file), "{file} not in {expected:#?}");
     }
-    let stages = stages(&done["stages"]);
-    assert_eq!(
-        stages,
-        [
-            "candidates",
-            "critique",
-            "revise",
-            "sft",
-            "sft_candidates",
-            "judge",
-            "preferences",
-            "reward",
-            "ppo",
-            "evaluate"
-        ]
-    );
 
     // Another folder, the same seed; killed at instants over the whole run, then let go on.
-    let killed = bench(RECIPE);
+    let killed = bench(recipe);
     let mut kills = 0;
     for part in 1..=6u32 {
         let mut child = killed
@@ -150,6 +134,28 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
     let others = stages.iter().filter(|s| s["stage"] != "revise");
     assert!(others.clone().all(|s| s["unchanged"] == true), "{again}");
     assert_eq!(again["calls"], 0, "{again}");
+    (whole, done)
+}
+
+#[test]
+fn the_whole_chain_gives_the_same_twice_and_after_kills() {
+    let (whole, done) = same_after_kills(RECIPE);
+    let stages = stages(&done["stages"]);
+    assert_eq!(
+        stages,
+        [
+            "candidates",
+            "critique",
+            "revise",
+            "sft",
+            "sft_candidates",
+            "judge",
+            "preferences",
+            "reward",
+            "ppo",
+            "evaluate"
+        ]
+    );
 
     // What the policies came to.
     let text = std::fs::read_to_string(whole.path("run/evaluation.json")).unwrap();
@@ -177,6 +183,104 @@ fn the_whole_chain_gives_the_same_twice_and_after_kills() {
         pairs,
         ["sft base critic", "ppo base critic", "ppo sft critic"]
     );
+}
+
+/// The policy pauses twice on its way, what it writes by then is judged, and the reward model learns
+/// from that as well.
+#[test]
+fn the_policys_own_answers_are_labeled_on_its_way() {
+    let recipe = format!("{RECIPE}[online]\npauses = 2\nlimit = 40\n");
+    let plain = bench(RECIPE);
+    plain.json("run recipe.toml");
+    let (b, done) = same_after_kills(&recipe);
+    let round = |n: u32| {
+        ["judge", "preferences", "reward", "ppo", "candidates"].map(|s| format!("round{n}/{s}"))
+    };
+    let mut expected = ["candidates", "critique", "revise", "sft", "sft_candidates"]
+        .map(String::from)
+        .to_vec();
+    expected.extend(round(1));
+    expected.extend(round(2));
+    expected.extend(["judge", "preferences", "reward", "ppo", "evaluate"].map(String::from));
+    assert_eq!(stages(&done["stages"]), expected);
+
+    let lines = |b: &Bench, name: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(b.path(name)).unwrap();
+        text.lines()
+            .map(|l| serde_json::from_str(l).unwrap())
+            .collect()
+    };
+    // The last judgments are those of all rounds, and no pair was asked twice.
+    let judged = lines(&b, "run/judgments.jsonl");
+    let of = |prefix: &str| {
+        let is = |j: &&Value| j["id"].as_str().unwrap().contains(prefix);
+        judged.iter().filter(is).count()
+    };
+    assert_eq!((of("/round1/"), of("/round2/")), (40, 40));
+    // A prompt of which one answer came to nothing makes no pair.
+    assert!((100..=120 + 80).contains(&judged.len()));
+    assert_eq!(lines(&b, "run/log/judge.jsonl").len(), judged.len());
+
+    // One PPO of eight updates and a last measurement, the same as without pauses up to the first.
+    let log = lines(&b, "run/ppo/log.jsonl");
+    let numbers: Vec<u64> = log
+        .iter()
+        .map(|l| l["iteration"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, (1..=9).collect::<Vec<_>>());
+    let undisturbed = lines(&plain, "run/ppo/log.jsonl");
+    assert_eq!(log[..2], undisturbed[..2]);
+    assert_ne!(log[2..], undisturbed[2..], "the reward was not renewed");
+    let text = std::fs::read_to_string(b.path("run/ppo/summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(summary["pauses"], json!([2, 5]));
+    let page = std::fs::read_to_string(b.path("run/report.html")).unwrap();
+    assert!(page.contains("labels of the policy's own answers after iteration 2, 5."));
+
+    let plan = b.json("plan recipe.toml");
+    let planned = |stage: &str, key: &str| {
+        let list = plan["stages"].as_array().unwrap();
+        let found = list.iter().find(|p| p["stage"] == stage).unwrap();
+        found[key].as_u64().unwrap()
+    };
+    assert_eq!(planned("online", "calls"), 2 * 40 * 2);
+    assert_eq!(planned("judge", "rows"), 120 + 80);
+}
+
+#[test]
+fn labels_on_the_way_need_a_judge_a_reward_model_and_ppo() {
+    let cut = |text: &str, from: &str, to: &str| {
+        let (a, b) = (text.find(from).unwrap(), text.find(to).unwrap());
+        format!("{}{}", &text[..a], &text[b..])
+    };
+    let online = format!("{RECIPE}[online]\n");
+    for (recipe, says) in [
+        (
+            cut(&online, "[ppo]", "[evaluate]"),
+            "there is no `[ppo]` table",
+        ),
+        (
+            online.replace("[ppo]\n", "[ppo]\nreward = \"critic\"\n"),
+            "`ppo.reward` is none that",
+        ),
+        (
+            online.replace("[ppo]\n", "[ppo]\nkeep = \"best\"\n"),
+            "different reward models",
+        ),
+        (
+            format!("{online}pauses = 8\n"),
+            "PPO has 8 iterations in all",
+        ),
+        (format!("{online}n = 1\n"), "`online.n` must be at least 2"),
+    ] {
+        let b = bench(&recipe);
+        let out = b.command("plan recipe.toml").output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(
+            !out.status.success() && said.contains(says),
+            "{says}: {said}"
+        );
+    }
 }
 
 /// RLCD: pairs that are labeled by how they were made train a reward model, and no judge is asked.

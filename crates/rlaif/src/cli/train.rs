@@ -319,7 +319,10 @@ pub fn ppo(args: &PpoArgs, global: &Global) -> Result<u8, Error> {
     let reward = reward_source(args, global)?;
     stop_on_interrupt(&stop, None);
     let at = at(&args.base, &args.out, global, &progress, &stop);
-    show(&train::ppo(&config, &data, &reward, &at)?, global);
+    show(
+        &train::ppo(&config, &data, &reward, train::Part::default(), &at)?,
+        global,
+    );
     Ok(0)
 }
 

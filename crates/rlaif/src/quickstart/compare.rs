@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::recipe::{ModelSource, Recipe};
 use crate::rows::Stop;
 use crate::stages::{judge, read_records};
-use crate::train::{At, Other, RewardSource, ppo, reward};
+use crate::train::{At, Other, Part, RewardSource, ppo, reward};
 
 /// One way to label, and what it came to.
 #[derive(Clone, Debug, Serialize)]
@@ -174,7 +174,8 @@ pub async fn compare(
         let sft = run.join("sft");
         let policy = folder.join("ppo");
         let source = RewardSource::Model(reward_out.clone());
-        ppo(ppo_config, &train_prompts, &source, &at(&sft, &policy))?;
+        let to = at(&sft, &policy);
+        ppo(ppo_config, &train_prompts, &source, Part::default(), &to)?;
         let comparisons = against_base(&policy, &base, oracle, evaluate, recipe.seed).await?;
         table.push(Compared {
             labels,

@@ -1,9 +1,14 @@
 //! What the types of a recipe do not check: ranges, names that must exist, stages that need others.
 
 #[cfg(feature = "local")]
+use rlaif_train::ppo::Keep;
+
+#[cfg(feature = "local")]
 use super::Algorithm;
 use super::reader::nearest;
 use super::{Compare, ModelSource, ModelUse, Recipe, TABLES, WRITERS};
+#[cfg(feature = "local")]
+use crate::stages::round::OnlineConfig;
 
 impl Recipe {
     /// Checks what the types do not: ranges, and names that must exist.
@@ -292,6 +297,9 @@ impl Recipe {
                 }
             }
         }
+        if let Some(c) = &self.online {
+            self.check_online(c, reader);
+        }
         if let Some(p) = self.ppo.as_ref().map(|c| &c.algorithm) {
             for (key, holds, wanted) in [
                 ("learning_rate", p.learning_rate > 0.0, "above 0"),
@@ -316,6 +324,61 @@ impl Recipe {
                     reader.fault(&["ppo", key], format!("`ppo.{key}` must be {wanted}"), None);
                 }
             }
+        }
+    }
+}
+
+#[cfg(feature = "local")]
+impl Recipe {
+    /// What labels on PPO's way need.
+    fn check_online(&self, c: &OnlineConfig, reader: &mut Faults) {
+        for (key, holds, wanted) in [
+            ("pauses", c.pauses > 0, "at least 1"),
+            (
+                "n",
+                c.n > 1,
+                "at least 2: they are compared with each other",
+            ),
+            ("limit", c.limit != Some(0), "at least 1"),
+            ("num_train_epochs", c.num_train_epochs > 0.0, "above 0"),
+        ] {
+            if !holds {
+                let message = format!("`online.{key}` must be {wanted}");
+                reader.fault(&["online", key], message, None);
+            }
+        }
+        let Some(ppo) = &self.ppo else {
+            return reader.fault(
+                &["online"],
+                "`[online]` labels what PPO writes, but there is no `[ppo]` table".into(),
+                Some("add `[ppo]`, or take `[online]` out".into()),
+            );
+        };
+        if self.labels_by().is_none() {
+            let message = "`[online]` needs a judge of the policy's answers";
+            let help = "add `[judge]`, without `[contrast]`, which labels no such pair";
+            reader.fault(&["online"], message.into(), Some(help.into()));
+        }
+        if self.reward.is_none() || ppo.reward != "reward" {
+            let message = "`[online]` trains the reward model further, and `ppo.reward` is none that \
+                           this recipe trains";
+            let help = "add `[reward]` and leave `ppo.reward` out";
+            reader.fault(&["online"], message.into(), Some(help.into()));
+        }
+        let (_, updates) = rlaif_train::ppo::iterations(&ppo.algorithm);
+        if u64::from(c.pauses) >= updates {
+            let message = format!(
+                "`online.pauses` is {}, but PPO has {updates} iterations in all",
+                c.pauses
+            );
+            let help = "pause less often, or give PPO smaller batches or more episodes";
+            reader.fault(&["online", "pauses"], message, Some(help.into()));
+        }
+        if ppo.algorithm.keep == Keep::Best {
+            let message = "`ppo.keep` is `best`, but the scores before and after a pause are those of \
+                           different reward models";
+            let help = "write `keep = \"last\"`";
+            reader.fault(&["ppo", "keep"], message.into(), Some(help.into()));
         }
     }
 }

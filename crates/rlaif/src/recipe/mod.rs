@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use rlaif_core::Sampling;
 use rlaif_feedback::{CandidatesConfig, ContrastConfig, CritiqueConfig, JudgeConfig, ReviseConfig};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use reader::{Reader, nearest, set};
 
 #[cfg(feature = "local")]
 use crate::stages::evaluate::EvaluateConfig;
+use crate::stages::round::OnlineConfig;
 #[cfg(feature = "local")]
 use crate::train::{DpoConfig, PpoConfig, RewardConfig, SftConfig};
 #[cfg(feature = "remote")]
@@ -191,6 +193,8 @@ pub struct Recipe {
     /// `[evaluate]`.
     #[cfg(feature = "local")]
     pub evaluate: Option<EvaluateConfig>,
+    /// `[online]`.
+    pub online: Option<OnlineConfig>,
     /// `[export]`.
     pub export: Option<ExportConfig>,
 }
@@ -241,7 +245,7 @@ fn one_percent() -> f64 {
     0.01
 }
 
-const TABLES: [&str; 14] = [
+const TABLES: [&str; 15] = [
     "models",
     "candidates",
     "critique",
@@ -253,6 +257,7 @@ const TABLES: [&str; 14] = [
     "judge",
     "reward",
     "ppo",
+    "online",
     "dpo",
     "evaluate",
     "export",
@@ -434,6 +439,7 @@ impl Recipe {
             dpo: None,
             #[cfg(feature = "local")]
             evaluate: None,
+            online: None,
             export: None,
         }
     }
@@ -470,6 +476,20 @@ impl Recipe {
         there
             .map(|(a, _)| a)
             .find(|a| self.algorithm.is_none_or(|wanted| wanted == *a))
+    }
+
+    /// How PPO's own completions are labeled on its way; none where PPO is not run.
+    #[must_use]
+    pub fn online(&self) -> Option<&OnlineConfig> {
+        let ppo = self.optimizes_by() == Some(Algorithm::Ppo);
+        self.online.as_ref().filter(|_| ppo)
+    }
+
+    /// How the policy samples what is compared.
+    #[must_use]
+    pub fn samples_by(&self) -> Option<&Sampling> {
+        let tables = [&self.sft_candidates, &self.candidates];
+        tables.into_iter().flatten().next().map(|c| &c.sampling)
     }
 
     /// The judge that labels the pairs; none where they are labeled by how they were made.

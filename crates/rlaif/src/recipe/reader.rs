@@ -165,6 +165,8 @@ impl Reader<'_> {
             #[cfg(feature = "local")]
             "ppo" => recipe.ppo = self.read(&at, table),
             #[cfg(feature = "local")]
+            "online" => recipe.online = self.read(&at, table),
+            #[cfg(feature = "local")]
             "dpo" => recipe.dpo = self.read(&at, table),
             #[cfg(feature = "local")]
             "evaluate" => recipe.evaluate = self.read(&at, table),

@@ -50,6 +50,8 @@ pub struct Summary {
     pub kept: Option<KeptLine>,
     /// Whether the KL budget ended PPO.
     pub stopped_by_kl: bool,
+    /// Iterations after which the reward model was trained further.
+    pub pauses: Vec<u64>,
     /// Figures on the test split.
     pub test_metrics: BTreeMap<String, Option<f64>>,
 }
@@ -331,10 +333,29 @@ fn ppo_curves(s: &Trained, evaluation: Option<&Evaluation>) -> Markup {
     // A batch whose KL estimate is below 0 is at 0: the policy has not moved.
     let root = |l: &LogLine| l.kl.max(0.0).sqrt();
     let at = |iteration: u64| s.log.iter().find(|l| l.iteration == iteration);
-    let mut series = vec![Series::path(
-        "reward model",
-        s.log.iter().map(|l| (root(l), l.score)).collect(),
-    )];
+    let pauses = &s.summary.pauses;
+    // Scores of different reward models are no one curve.
+    let scores = |x: &dyn Fn(&LogLine) -> f64| -> Vec<(String, Vec<(f64, f64)>)> {
+        (0..=pauses.len())
+            .map(|which| {
+                let of = |l: &&LogLine| pauses.partition_point(|p| *p < l.iteration) == which;
+                let points = s.log.iter().filter(of).map(|l| (x(l), l.score));
+                let name = match pauses.len() {
+                    0 => "reward model".to_owned(),
+                    _ => format!("reward model {}", which + 1),
+                };
+                (name, points.collect())
+            })
+            .collect()
+    };
+    let by_iteration: Vec<Series> = scores(&|l| l.iteration as f64)
+        .into_iter()
+        .map(|(name, points)| Series::line(&name, points))
+        .collect();
+    let mut series: Vec<Series> = scores(&root)
+        .into_iter()
+        .map(|(name, points)| Series::path(&name, points))
+        .collect();
     for (name, points) in utilities(evaluation, &|i| at(i).map(root)) {
         series.push(Series::path(&name, points).on_own_scale());
     }
@@ -342,8 +363,15 @@ fn ppo_curves(s: &Trained, evaluation: Option<&Evaluation>) -> Markup {
     html! {
         figure {
             (plots::lines("reward by iteration", "iteration", "mean score",
-                &[Series::line("score", of(&|l| l.score))], &marks))
-            figcaption { b { "ppo" } ": mean score of the reward model by iteration." @if kept.is_some() { " The dashed line is the policy that was kept." } }
+                &by_iteration, &marks))
+            figcaption {
+                b { "ppo" } ": mean score of the reward model by iteration."
+                @if let Some(last) = pauses.last() {
+                    " It was trained further on labels of the policy's own answers after iteration "
+                    @for p in &pauses[..pauses.len() - 1] { (p) ", " } (last) "."
+                }
+                @if kept.is_some() { " The dashed line is the policy that was kept." }
+            }
         }
         figure {
             (plots::lines("KL by iteration", "iteration", "KL, nats", &[Series::line("KL", of(&|l| l.kl))], &marks))

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(feature = "local")]
+use rlaif_core::Sampling;
 use rlaif_core::dataset::Row;
 use rlaif_core::{Candidate, Cost, Outcome, Provenance, seed};
 use rlaif_feedback::{CandidatesConfig, Sampler, candidate};
 
+#[cfg(feature = "local")]
+use super::round::{OnlineConfig, Round};
 use super::{Context, NOT_REACHED, StageReport, StageSpec, fixed, line, run_stage};
 use crate::error::Error;
 use crate::rows::row_key;
@@ -40,6 +44,30 @@ pub async fn run_sft(
     sample(cx, "sft_candidates", SFT_FILE, config, seed, &all, hash).await
 }
 
+/// The same from the policy as it is at the end of a round.
+///
+/// # Errors
+/// As [`run_stage`].
+#[cfg(feature = "local")]
+pub async fn run_online(
+    cx: &mut Context<'_>,
+    online: &OnlineConfig,
+    sampling: &Sampling,
+    round: Round,
+) -> Result<StageReport, Error> {
+    let config = CandidatesConfig {
+        model: round.name("ppo"),
+        n: online.n,
+        sampling: sampling.clone(),
+    };
+    let n = online.limit.unwrap_or(usize::MAX);
+    let some: Vec<&Row> = cx.prompts.rows.iter().take(n).collect();
+    let hash = format!("{} {}", cx.prompts.sha256, some.len());
+    let name = round.name("candidates");
+    let seed = seed::derive(cx.recipe.seed, &[&name]);
+    sample(cx, &name, &round.name(FILE), &config, seed, &some, hash).await
+}
+
 /// Samples completions of prompts into a stage's file; `hash` stands for the prompts.
 pub(super) async fn sample(
     cx: &mut Context<'_>,
@@ -68,6 +96,7 @@ pub(super) async fn sample(
     let items: Vec<_> = items.collect();
     let spec = StageSpec {
         name,
+        log: name,
         output: file,
         inputs: BTreeMap::from([("prompts".to_owned(), hash)]),
         config: format!("{settings}\n{}\n{:?}", config.n, cx.recipe.limit),

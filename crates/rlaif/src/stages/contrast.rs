@@ -47,6 +47,7 @@ pub async fn run(cx: &mut Context<'_>, config: &ContrastConfig) -> Result<StageR
     let items: Vec<_> = rows.map(|row| (key(&settings, row), row)).collect();
     let spec = StageSpec {
         name: "contrast",
+        log: "contrast",
         output: FILE,
         inputs: BTreeMap::from([("prompts".to_owned(), cx.prompts.sha256.clone())]),
         config: format!("{settings}\n{:?}", cx.recipe.limit),

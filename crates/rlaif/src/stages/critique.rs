@@ -113,6 +113,7 @@ pub async fn run(cx: &mut Context<'_>, config: &CritiqueConfig) -> Result<StageR
         .collect();
     let spec = StageSpec {
         name: "critique",
+        log: "critique",
         output: FILE,
         inputs: BTreeMap::from([(
             super::candidates::FILE.to_owned(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::round::Round;
 use super::training::{Training, preferences};
 use super::{Context, StageReport};
 use crate::error::Error;
@@ -12,9 +13,10 @@ use crate::train::{self, DpoConfig, settings};
 /// # Errors
 /// As [`train::dpo`].
 pub fn run(cx: &mut Context<'_>, config: &DpoConfig) -> Result<StageReport, Error> {
-    let data = preferences(cx)?;
+    let data = preferences(cx, Round::last(cx.recipe))?;
     let stage = Training {
-        name: "dpo",
+        verb: "dpo",
+        name: "dpo".into(),
         base: &config.base,
         inputs: BTreeMap::from([(super::preferences::FILE.to_owned(), data.sha256.clone())]),
         config: settings(config),

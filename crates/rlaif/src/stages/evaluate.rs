@@ -340,6 +340,7 @@ async fn compare(
     }
     let spec = StageSpec {
         name: "evaluate/judge",
+        log: "evaluate/judge",
         output: JUDGMENTS,
         inputs,
         config: settings,

@@ -11,6 +11,7 @@ use rlaif_core::{
 };
 use rlaif_feedback::{Exemplar, Judge, JudgeConfig, Method, Purpose, Scorer, judge};
 
+use super::round::Round;
 use super::{
     Context, NOT_REACHED, StageReport, StageSpec, fixed, line, read_records, run_stage, template,
 };
@@ -238,10 +239,12 @@ fn revision_pairs(revisions: Vec<Revision>, run_seed: u64) -> Vec<Pair> {
         .collect()
 }
 
+/// Pairs of the candidates of one prompt; `stage` tells apart those that several policies wrote.
 fn candidate_pairs(
     candidates: Vec<Candidate>,
     select: &Pairs,
     run_seed: u64,
+    stage: &str,
 ) -> Result<Vec<Pair>, Error> {
     let mut of_prompt: Vec<(String, Vec<Candidate>)> = Vec::new();
     for c in candidates
@@ -258,7 +261,7 @@ fn candidate_pairs(
         let pair_seed = seed::derive(run_seed, &["pairs", &id]);
         for (i, j) in pairs(list.len(), select, None, pair_seed)? {
             all.push(Pair {
-                id: format!("{id}/{}-{}", list[i].draw, list[j].draw),
+                id: format!("{id}/{stage}{}-{}", list[i].draw, list[j].draw),
                 prompt: list[i].prompt.clone(),
                 response_a: list[i].completion.clone(),
                 response_b: list[j].completion.clone(),
@@ -268,20 +271,27 @@ fn candidate_pairs(
     Ok(all)
 }
 
-/// Judges the pairs that the recipe asks for.
+/// Judges the pairs that the recipe asks for: the first round's, and those of the policies that the
+/// rounds before this one came to.
 ///
 /// # Errors
 /// As [`run_stage`].
-pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageReport, Error> {
+pub async fn run(
+    cx: &mut Context<'_>,
+    config: &JudgeConfig,
+    round: Round,
+) -> Result<StageReport, Error> {
     let folder = cx.templates();
     let seed = cx.recipe.seed;
     let model = cx.model(&config.model)?;
     let by = judge_of(config, model, cx.constitution, folder, seed)?.with_jury(jury(cx, config)?);
     let wanted = &cx.recipe.pairs;
-    let (left, pairs) = match wanted.compare {
+    let select: Pairs = wanted.select.parse()?;
+    let (left, mut pairs) = match wanted.compare {
         Compare::Revision => {
             let file = super::revise::FILE;
-            (file, revision_pairs(read_records(&cx.file(file))?, seed))
+            let revisions = read_records(&cx.file(file))?;
+            (file.to_owned(), revision_pairs(revisions, seed))
         }
         Compare::Candidates | Compare::SftCandidates => {
             let file = match wanted.compare {
@@ -289,19 +299,31 @@ pub async fn run(cx: &mut Context<'_>, config: &JudgeConfig) -> Result<StageRepo
                 _ => super::candidates::FILE,
             };
             let candidates = read_records(&cx.file(file))?;
-            (
-                file,
-                candidate_pairs(candidates, &wanted.select.parse()?, seed)?,
-            )
+            let pairs = candidate_pairs(candidates, &select, seed, "")?;
+            (file.to_owned(), pairs)
         }
     };
+    let mut files = vec![left];
+    for earlier in round.earlier() {
+        let file = earlier.name(super::candidates::FILE);
+        let candidates = read_records(&cx.file(&file))?;
+        let stage = earlier.name("");
+        pairs.extend(candidate_pairs(candidates, &select, seed, &stage)?);
+        files.push(file);
+    }
+    let mut inputs = BTreeMap::new();
+    for file in files {
+        let hash = rlaif_core::run::sha256_file(&cx.file(&file))?;
+        inputs.insert(file, hash);
+    }
     let settings = settings(&by);
     let items: Vec<_> = pairs.into_iter().map(|p| (key(&settings, &p), p)).collect();
-    let hash = rlaif_core::run::sha256_file(&cx.file(left))?;
+    let (name, output) = (round.name("judge"), round.name(FILE));
     let spec = StageSpec {
-        name: "judge",
-        output: FILE,
-        inputs: BTreeMap::from([(left.to_owned(), hash)]),
+        name: &name,
+        log: "judge",
+        output: &output,
+        inputs,
         config: format!("{settings}\n{}", fixed(wanted)),
         max_failed: cx.recipe.max_failed,
         concurrency: cx.in_flight(&config.model),

@@ -17,6 +17,7 @@ pub mod report;
 pub mod revise;
 #[cfg(feature = "local")]
 pub mod reward;
+pub mod round;
 #[cfg(feature = "local")]
 pub mod sft;
 #[cfg(feature = "local")]
@@ -225,8 +226,11 @@ pub(crate) const NOT_REACHED: &str = "the budget was reached before this row";
 
 /// What distinguishes one stage from another, beside its rows.
 pub struct StageSpec<'a> {
-    /// Its name, as in the recipe.
+    /// Its name in the manifest.
     pub name: &'a str,
+    /// The row log that it keeps, `log/NAME.jsonl`. Stages of one kind that share a log never ask
+    /// for the same row twice.
+    pub log: &'a str,
     /// Its file in the run folder.
     pub output: &'a str,
     /// Files to its left that it reads, and other inputs, by name with a hash.
@@ -287,7 +291,7 @@ where
     let log_path = folder
         .path()
         .join("log")
-        .join(format!("{}.jsonl", spec.name));
+        .join(format!("{}.jsonl", spec.log));
     let mut log = RowLog::open(&log_path)?;
     let options = RunOptions {
         stage: spec.name,

@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 
 use rlaif_core::seed::Split;
 
+use rlaif_train::ppo::iterations;
+
+use super::round::Round;
 use super::training::{Training, dataset};
 use super::{Context, StageReport};
 use crate::error::Error;
-use crate::train::{self, PpoConfig, ROLLOUTS, RewardSource, settings};
+use crate::train::{self, MARK, Part, PpoConfig, ROLLOUTS, RewardSource, settings};
 
 /// Optimizes the policy on the prompts of the training split, which alone it may see.
 ///
 /// # Errors
 /// As [`train::ppo`]; no prompt in the training split.
-pub fn run(cx: &mut Context<'_>, config: &PpoConfig) -> Result<StageReport, Error> {
+pub fn run(cx: &mut Context<'_>, config: &PpoConfig, round: Round) -> Result<StageReport, Error> {
     let rows: Vec<_> = cx
         .prompts
         .rows
@@ -31,20 +34,42 @@ pub fn run(cx: &mut Context<'_>, config: &PpoConfig) -> Result<StageReport, Erro
         ));
     }
     let data = dataset(cx.prompts.path.clone(), rows, cx.prompts.sha256.clone());
-    let reward = cx.model_folder(&config.reward)?;
+    // What `[reward]` trains is trained anew in every round; any other reward stays.
+    let name = match config.reward.as_str() {
+        "reward" => round.name("reward"),
+        other => other.to_owned(),
+    };
+    let reward = cx.model_folder(&name)?;
+    let mut inputs = BTreeMap::from([
+        ("prompts".to_owned(), cx.prompts.sha256.clone()),
+        (name, cx.local.fingerprint(&reward)?),
+    ]);
+    let after = round.before().map(|before| before.name("ppo"));
+    if let Some(name) = &after {
+        let fingerprint = cx.local.fingerprint(&cx.file(name))?;
+        inputs.insert(name.clone(), fingerprint);
+    }
+    let (_, updates) = iterations(&config.algorithm);
+    let until = (!round.is_last()).then(|| round.share_of(updates));
     let stage = Training {
-        name: "ppo",
+        verb: "ppo",
+        name: round.name("ppo"),
         base: &config.base,
-        inputs: BTreeMap::from([
-            ("prompts".to_owned(), cx.prompts.sha256.clone()),
-            (config.reward.clone(), cx.local.fingerprint(&reward)?),
-        ]),
-        config: format!("{}\n{:?}", settings(config), cx.recipe.limit),
+        inputs,
+        config: format!("{}\n{:?}\n{until:?}", settings(config), cx.recipe.limit),
         beside: Vec::new(),
-        files: &[ROLLOUTS],
+        files: match until {
+            Some(_) => &[ROLLOUTS, MARK],
+            None => &[ROLLOUTS],
+        },
     };
     let reward = RewardSource::Model(reward);
+    let after = after.map(|name| cx.file(&name));
+    let part = Part {
+        after: after.as_deref(),
+        until,
+    };
     stage.run(cx, |at| {
-        Ok(train::ppo(config, &data, &reward, at)?.iterations)
+        Ok(train::ppo(config, &data, &reward, part, at)?.iterations)
     })
 }

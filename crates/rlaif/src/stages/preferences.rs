@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rlaif_core::run::{StageKey, sha256_file, write_lines};
 use rlaif_core::{Judgment, Outcome, Preference};
 
+use super::round::Round;
 use super::{Context, StageReport, read_records, record};
 use crate::error::Error;
 use crate::rows::Tally;
@@ -12,15 +13,17 @@ use crate::rows::Tally;
 /// The stage's file.
 pub const FILE: &str = "preferences.jsonl";
 
-/// Turns every judgment into a preference.
+/// Turns every judgment of a round into a preference.
 ///
 /// # Errors
 /// A file that cannot be read or written.
-pub fn run(cx: &mut Context<'_>) -> Result<StageReport, Error> {
-    let left = cx.file(super::judge::FILE);
-    let judgments: Vec<Judgment> = read_records(&left)?;
+pub fn run(cx: &mut Context<'_>, round: Round) -> Result<StageReport, Error> {
+    let (name, file) = (round.name("preferences"), round.name(FILE));
+    let left = round.name(super::judge::FILE);
+    let judgments: Vec<Judgment> = read_records(&cx.file(&left))?;
+    let hash = sha256_file(&cx.file(&left))?;
     let key = StageKey {
-        inputs: BTreeMap::from([(super::judge::FILE.to_owned(), sha256_file(&left)?)]),
+        inputs: BTreeMap::from([(left, hash)]),
         config: String::new(),
         seed: cx.recipe.seed,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -33,15 +36,15 @@ pub fn run(cx: &mut Context<'_>) -> Result<StageReport, Error> {
         let n = judgments.iter().filter(|j| j.outcome == outcome).count();
         tally.outcomes.insert(outcome.as_str(), n);
     }
-    let unchanged = cx.folder.is_current("preferences", &key);
+    let unchanged = cx.folder.is_current(&name, &key);
     if !unchanged {
         let preferences: Vec<Preference> = judgments.iter().map(Preference::from).collect();
-        let written = write_lines(&cx.file(FILE), &preferences)?;
-        let outputs = BTreeMap::from([(FILE.to_owned(), written)]);
-        record(cx.folder, "preferences", key, outputs, &tally, None)?;
+        let written = write_lines(&cx.file(&file), &preferences)?;
+        let outputs = BTreeMap::from([(file, written)]);
+        record(cx.folder, &name, key, outputs, &tally, None)?;
     }
     Ok(StageReport {
-        stage: "preferences".into(),
+        stage: name,
         unchanged,
         tally,
     })

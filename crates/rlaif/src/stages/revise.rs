@@ -195,6 +195,7 @@ pub async fn run(cx: &mut Context<'_>, config: &ReviseConfig) -> Result<StageRep
         .collect();
     let spec = StageSpec {
         name: "revise",
+        log: "revise",
         output: FILE,
         inputs: BTreeMap::from([(
             super::critique::FILE.to_owned(),

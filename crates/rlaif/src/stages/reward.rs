@@ -2,21 +2,34 @@
 
 use std::collections::BTreeMap;
 
+use super::round::Round;
 use super::training::{Training, preferences};
 use super::{Context, StageReport};
 use crate::error::Error;
 use crate::train::{self, RewardConfig, settings};
 
-/// Trains the reward model.
+/// Trains the reward model; after the first round, the one of the round before on all labels so far.
 ///
 /// # Errors
 /// As [`train::reward`].
-pub fn run(cx: &mut Context<'_>, config: &RewardConfig) -> Result<StageReport, Error> {
-    let data = preferences(cx)?;
+pub fn run(
+    cx: &mut Context<'_>,
+    config: &RewardConfig,
+    round: Round,
+) -> Result<StageReport, Error> {
+    let data = preferences(cx, round)?;
+    let mut config = config.clone();
+    if let (Some(before), Some(online)) = (round.before(), cx.recipe.online()) {
+        config.base = before.name("reward");
+        config.tune.num_train_epochs = online.num_train_epochs;
+    }
+    let config = &config;
+    let preferences = round.name(super::preferences::FILE);
     let stage = Training {
-        name: "reward",
+        verb: "reward",
+        name: round.name("reward"),
         base: &config.base,
-        inputs: BTreeMap::from([(super::preferences::FILE.to_owned(), data.sha256.clone())]),
+        inputs: BTreeMap::from([(preferences, data.sha256.clone())]),
         config: settings(config),
         beside: Vec::new(),
         files: &[],

@@ -142,7 +142,8 @@ pub fn run(cx: &mut Context<'_>, config: &SftConfig) -> Result<StageReport, Erro
         .collect();
     let data = made(path, rows, written.sha256.clone());
     let stage = Training {
-        name: "sft",
+        verb: "sft",
+        name: "sft".into(),
         base: &config.base,
         inputs,
         config: settings(config),

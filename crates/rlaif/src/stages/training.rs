@@ -9,15 +9,18 @@ use rlaif_core::run::{OutputFile, StageKey, sha256_file};
 use rlaif_core::{Outcome, Preference, Probability, seed};
 use serde_json::Map;
 
+use super::round::Round;
 use super::{Context, StageReport, read_records, record, unchanged};
 use crate::error::Error;
 use crate::rows::Tally;
-use crate::train::{At, LOG, Other, discard_checkpoint};
+use crate::train::{At, LOG, MARK, Other, discard_checkpoint};
 
-/// A stage that trains: `NAME/` in the run folder holds the model.
+/// A stage that trains: a folder of its name in the run folder holds the model.
 pub(super) struct Training<'a> {
+    /// Its verb.
+    pub verb: &'static str,
     /// Its name, and that of its folder.
-    pub name: &'static str,
+    pub name: String,
     /// The model to start from, by its name in the recipe.
     pub base: &'a str,
     /// Files to its left and other inputs, by name with a hash.
@@ -26,7 +29,7 @@ pub(super) struct Training<'a> {
     pub config: String,
     /// Files beside the model that it writes, in the run folder.
     pub beside: Vec<(String, OutputFile)>,
-    /// Further files of its folder that belong into the manifest.
+    /// Further files of its folder that belong into the manifest; [`MARK`] keeps the checkpoint.
     pub files: &'static [&'static str],
 }
 
@@ -46,17 +49,17 @@ impl Training<'_> {
             seed: cx.recipe.seed,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        if let Some(report) = unchanged(cx.folder, self.name, &key) {
+        if let Some(report) = unchanged(cx.folder, &self.name, &key) {
             return Ok(report);
         }
-        let out = cx.file(self.name);
+        let out = cx.file(&self.name);
         cx.local.close();
         let steps = train(&At {
             base: &base,
             out: &out,
             other: Other::Replace,
             merge: true,
-            seed: seed::derive(cx.recipe.seed, &[self.name]),
+            seed: seed::derive(cx.recipe.seed, &[self.verb]),
             progress: cx.progress,
             stop: cx.stop,
         })?;
@@ -76,10 +79,12 @@ impl Training<'_> {
         tally
             .outcomes
             .insert(Outcome::Decided.as_str(), steps as usize);
-        record(cx.folder, self.name, key, outputs, &tally, None)?;
-        discard_checkpoint(&out)?;
+        record(cx.folder, &self.name, key, outputs, &tally, None)?;
+        if !self.files.contains(&MARK) {
+            discard_checkpoint(&out)?;
+        }
         Ok(StageReport {
-            stage: self.name.to_owned(),
+            stage: self.name,
             unchanged: false,
             tally,
         })
@@ -99,9 +104,9 @@ fn written(path: &Path) -> Result<OutputFile, Error> {
     })
 }
 
-/// The run's preferences as rows to train on: two completions, the chosen one first.
-pub(super) fn preferences(cx: &Context<'_>) -> Result<Dataset, Error> {
-    let path = cx.file(super::preferences::FILE);
+/// A round's preferences as rows to train on: two completions, the chosen one first.
+pub(super) fn preferences(cx: &Context<'_>, round: Round) -> Result<Dataset, Error> {
+    let path = cx.file(&round.name(super::preferences::FILE));
     let sha256 = sha256_file(&path)?;
     let records: Vec<Preference> = read_records(&path)?;
     let rows = records

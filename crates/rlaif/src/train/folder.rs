@@ -20,6 +20,9 @@ pub const ROLLOUTS: &str = "rollouts.jsonl";
 /// The log's numbers for TensorBoard.
 pub const EVENTS: &str = "events.out.tfevents.0.rlaif";
 
+/// What points to the last checkpoint.
+pub const MARK: &str = "checkpoint.json";
+
 /// Files that grow while a run goes on. A resumed run cuts them back to its checkpoint.
 const GROWING: [&str; 3] = [LOG, ROLLOUTS, EVENTS];
 
@@ -65,7 +68,7 @@ impl Folder {
     ) -> Result<(Self, S), Error> {
         let io = rlaif_core::Error::io;
         let mut mark: Option<Mark<S>> = None;
-        let mark_path = out.join("checkpoint.json");
+        let mark_path = out.join(MARK);
         if let Ok(text) = std::fs::read_to_string(&mark_path) {
             match serde_json::from_str::<Mark<S>>(&text) {
                 Ok(read) if read.identity == identity => mark = Some(read),
@@ -118,6 +121,42 @@ impl Folder {
             last: Instant::now(),
         };
         Ok((folder, mark.map_or_else(S::default, |m| m.state)))
+    }
+
+    /// Begins OUT with the checkpoint of another run's folder and what had grown until then, under
+    /// an identity of its own. An OUT that already holds a run of that identity stays as it is.
+    ///
+    /// # Errors
+    /// A folder without a checkpoint; files that cannot be copied.
+    pub fn take_over(out: &Path, from: &Path, identity: &str) -> Result<(), Error> {
+        let io = rlaif_core::Error::io;
+        let read = read_mark::<serde_json::Value>;
+        let own = out.join(MARK);
+        if read(&own).is_ok_and(|mark| mark.identity == identity) {
+            return Ok(());
+        }
+        let mark = read(&from.join(MARK))?;
+        if out.exists() {
+            std::fs::remove_dir_all(out).map_err(io("remove", out))?;
+        }
+        let (there, here) = (from.join(&mark.folder), out.join(&mark.folder));
+        std::fs::create_dir_all(&here).map_err(io("create", &here))?;
+        for entry in std::fs::read_dir(&there)
+            .map_err(io("read", &there))?
+            .flatten()
+        {
+            copy(&entry.path(), &here.join(entry.file_name()))?;
+        }
+        for name in mark.bytes.keys() {
+            copy(&from.join(name), &out.join(name))?;
+        }
+        let mark = Mark {
+            identity: identity.to_owned(),
+            ..mark
+        };
+        let text = serde_json::to_string_pretty(&mark).unwrap_or_default();
+        rlaif_core::run::write_atomic(&own, text.as_bytes())?;
+        Ok(())
     }
 
     /// Appends to one of the files that grow with the run.
@@ -181,7 +220,7 @@ impl Folder {
             state,
         };
         let text = serde_json::to_string_pretty(&mark).unwrap_or_default();
-        rlaif_core::run::write_atomic(&self.out.join("checkpoint.json"), text.as_bytes())?;
+        rlaif_core::run::write_atomic(&self.out.join(MARK), text.as_bytes())?;
         clear(&self.out, &name)?;
         self.last = Instant::now();
         Ok(())
@@ -194,7 +233,7 @@ impl Folder {
 /// # Errors
 /// A file or folder that cannot be removed.
 pub fn discard_checkpoint(out: &Path) -> Result<(), Error> {
-    let mark = out.join("checkpoint.json");
+    let mark = out.join(MARK);
     if mark.is_file() {
         std::fs::remove_file(&mark).map_err(rlaif_core::Error::io("remove", &mark))?;
     }
@@ -211,6 +250,21 @@ fn clear(out: &Path, keep: &str) -> Result<(), Error> {
             std::fs::remove_dir_all(&folder).map_err(rlaif_core::Error::io("remove", &folder))?;
         }
     }
+    Ok(())
+}
+
+fn read_mark<S: DeserializeOwned>(path: &Path) -> Result<Mark<S>, Error> {
+    let text = std::fs::read_to_string(path).map_err(rlaif_core::Error::io("read", path))?;
+    serde_json::from_str(&text).map_err(|e| {
+        Error::Core(rlaif_core::Error::Format {
+            path: path.to_path_buf(),
+            problem: e.to_string(),
+        })
+    })
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    std::fs::copy(from, to).map_err(rlaif_core::Error::io("write", to))?;
     Ok(())
 }
 

@@ -24,11 +24,11 @@ use rlaif_train::TrainError;
 pub use desk::{Desk, Head};
 pub use examples::{Made, Splits, label};
 pub use fit::{DpoConfig, FitReport, RewardConfig, SftConfig, TuneConfig, dpo, reward, sft};
-pub use folder::{LOG, Other, ROLLOUTS, discard_checkpoint};
+pub use folder::{LOG, MARK, Other, ROLLOUTS, discard_checkpoint};
 pub use measure::{Measured, measure};
 pub use memory::{Need, available};
 pub use network::Network;
-pub use ppo::{PpoConfig, PpoReport, Scored, ppo};
+pub use ppo::{Part, PpoConfig, PpoReport, Scored, ppo};
 pub use scorer::{JudgeSource, RewardModel, RewardSource};
 
 use crate::error::Error;

@@ -1,6 +1,6 @@
 //! PPO against a reward: a model in memory, a command, or whatever else scores completions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rlaif_core::dataset::Dataset;
@@ -56,6 +56,15 @@ impl Default for PpoConfig {
     }
 }
 
+/// Which part of a run of PPO to make, where the reward is renewed on the way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Part<'a> {
+    /// Folder of the part before, to go on from.
+    pub after: Option<&'a Path>,
+    /// Iterations done, those of earlier parts included, where it pauses; none: at the end.
+    pub until: Option<u64>,
+}
+
 /// A completion that PPO sampled, as `rollouts.jsonl` keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
@@ -80,6 +89,9 @@ pub struct PpoReport {
     pub stopped_by_kl: bool,
     /// The policy that was kept; `null` where it is the last one.
     pub kept: Option<Kept>,
+    /// Iterations after which the reward was renewed; in a run that has not ended, the last is where it
+    /// pauses.
+    pub pauses: Vec<u64>,
     /// Prompts trained on.
     pub prompts: usize,
     /// Prompts left out for their length.
@@ -92,7 +104,8 @@ pub struct PpoReport {
     pub out: PathBuf,
 }
 
-/// Optimizes a policy against a reward.
+/// Optimizes a policy against a reward; of a run whose reward is renewed on the way, one part, which
+/// leaves the checkpoint that the next one goes on from.
 ///
 /// # Errors
 /// Files that cannot be read; a reward that fails too often; a loss that is not finite;
@@ -101,6 +114,7 @@ pub fn ppo(
     config: &PpoConfig,
     data: &Dataset,
     reward: &RewardSource,
+    part: Part<'_>,
     at: &At<'_>,
 ) -> Result<PpoReport, Error> {
     let begun = Instant::now();
@@ -132,6 +146,7 @@ pub fn ppo(
     }
     let algorithm = ppos::PpoConfig {
         seed: at.seed,
+        pause_after: part.until,
         ..config.algorithm.clone()
     };
     let scorer = Scorer::open(reward, at.out)?;
@@ -150,7 +165,12 @@ pub fn ppo(
         &settings(config),
         &reward.identity()?,
         &at.seed.to_string(),
+        &format!("{:?}", part.until),
+        &part.after.map(fingerprint).transpose()?.unwrap_or_default(),
     ]);
+    if let Some(before) = part.after {
+        Folder::take_over(at.out, before, &identity)?;
+    }
     let (mut folder, mut state): (Folder, PpoState) = Folder::open(
         at.out,
         &identity,
@@ -159,6 +179,7 @@ pub fn ppo(
         &mut network,
     )?;
     let (total, _) = ppos::iterations(&algorithm);
+    let total = part.until.unwrap_or(total).min(total);
     progress.start(
         "ppo",
         Unit::Iterations,
@@ -230,6 +251,7 @@ pub fn ppo(
         iterations: state.iteration,
         stopped_by_kl: state.stopped_by_kl,
         kept: state.kept,
+        pauses: state.pauses,
         prompts: prompts.len(),
         left_out,
         last,
