@@ -104,7 +104,7 @@ const STEPS: [Step; 9] = [
     ("edges", edges::check),
     ("typos", || optional("typos", &[], "pip install typos")),
     ("clippy", || {
-        cargo("clippy --workspace --all-targets -- -D warnings")
+        cargo("clippy --workspace --all-targets --features xtask/world -- -D warnings")
     }),
     ("labeler alone", || {
         cargo("check -p rlaif --no-default-features --features remote")

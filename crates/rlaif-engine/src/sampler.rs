@@ -44,7 +44,7 @@ pub fn draw(
         || sampling.min_p.is_some_and(|p| p > 0.0);
     let u = rng.unit();
     let id = if truncated {
-        draw_truncated(&tempered, sampling, u)
+        draw_truncated(&tempered, scratch, sampling, u)
     } else {
         let mut left = u * f64::from(scratch.iter().sum::<f32>());
         // Rounding may leave a sliver after the last token: it is the last possible one's.
@@ -63,9 +63,14 @@ pub fn draw(
     (id as u32, tempered[id] - total)
 }
 
-fn draw_truncated(tempered: &[f32], sampling: &Sampling, u: f64) -> usize {
-    let mut order: Vec<usize> = (0..tempered.len()).collect();
+/// Draws from what the filters leave. `masses` are the probabilities up to a factor, the best one's
+/// being 1.
+///
+/// Only tokens that may stay are sorted. One of a nucleus has at least (1 − p) / V of the whole: with
+/// less, it and all that is rarer would make up less than the 1 − p that is left out.
+fn draw_truncated(tempered: &[f32], masses: &[f32], sampling: &Sampling, u: f64) -> usize {
     let descending = |a: &usize, b: &usize| tempered[*b].total_cmp(&tempered[*a]).then(a.cmp(b));
+    let mut order: Vec<usize> = (0..tempered.len()).collect();
     if let Some(k) = sampling.top_k.map(|k| k as usize).filter(|k| *k > 0)
         && k < order.len()
     {
@@ -76,37 +81,32 @@ fn draw_truncated(tempered: &[f32], sampling: &Sampling, u: f64) -> usize {
             .filter(|i| tempered[*i] >= bar)
             .collect();
     }
+    let mass = |i: &usize| f64::from(masses[*i]);
+    let total: f64 = order.iter().map(mass).sum();
+    let top_p = sampling.top_p.map(f64::from).filter(|p| *p < 1.0);
+    let min_p = sampling.min_p.map(f64::from).filter(|p| *p > 0.0);
+    let rarest = top_p.map_or(0.0, |p| (1.0 - p) * total / order.len() as f64);
+    let rarest = rarest.max(min_p.unwrap_or(0.0));
+    order.retain(|i| mass(i) >= rarest);
     order.sort_unstable_by(descending);
-    let best = order.first().map_or(0.0, |i| tempered[*i]);
-    let mut weights: Vec<f64> = order
-        .iter()
-        .map(|i| f64::from(tempered[*i] - best).exp())
-        .collect();
-    if let Some(p) = sampling.top_p.map(f64::from).filter(|p| *p < 1.0) {
-        let total: f64 = weights.iter().sum();
+    if let Some(p) = top_p {
         let mut before = 0.0;
-        let keep = weights
-            .iter()
-            .take_while(|w| {
-                let inside = before < p * total;
-                before += **w;
-                inside
-            })
-            .count();
-        weights.truncate(keep.max(1));
+        let inside = order.iter().take_while(|i| {
+            let inside = before < p * total;
+            before += mass(i);
+            inside
+        });
+        let keep = inside.count();
+        order.truncate(keep.max(1));
     }
-    if let Some(p) = sampling.min_p.map(f64::from).filter(|p| *p > 0.0) {
-        let keep = weights.iter().take_while(|w| **w >= p * weights[0]).count();
-        weights.truncate(keep.max(1));
-    }
-    let mut left = u * weights.iter().sum::<f64>();
-    for (i, w) in weights.iter().enumerate() {
-        left -= w;
+    let mut left = u * order.iter().map(mass).sum::<f64>();
+    for i in &order {
+        left -= mass(i);
         if left < 0.0 {
-            return order[i];
+            return *i;
         }
     }
-    order[weights.len() - 1]
+    order.last().copied().unwrap_or_else(|| argmax(tempered))
 }
 
 #[cfg(test)]
@@ -152,6 +152,56 @@ mod tests {
         };
         assert_eq!(share(&min_p, &logits)[2], 0.0);
         assert!(share(&min_p, &logits)[1] > 0.2);
+    }
+
+    /// Sorting what may stay alone draws what sorting everything does.
+    #[test]
+    fn a_nucleus_is_that_of_the_whole_sorted_distribution() {
+        for case in 0..300u64 {
+            let mut rng = Stream::new(seed::derive(11, &[&case.to_string()]));
+            let n = 2 + (rng.unit() * 60.0) as usize;
+            let spread = 8.0 * rng.unit();
+            // Some equal values: ties go to the first.
+            let logits: Vec<f32> = (0..n)
+                .map(|_| ((rng.unit() * spread * 4.0).round() / 4.0) as f32)
+                .collect();
+            let p = 0.05 + 0.9 * rng.unit();
+            let sampling = Sampling {
+                top_p: Some(p as f32),
+                min_p: (case % 3 == 0).then_some(0.1),
+                top_k: (case % 4 == 0).then_some(5),
+                ..Sampling::default()
+            };
+            let mut masses = Vec::new();
+            log_sum_exp(&logits, &mut masses);
+            let mut order: Vec<usize> = (0..n).collect();
+            order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+            if sampling.top_k.is_some() {
+                let bar = logits[order[4.min(n - 1)]];
+                order.retain(|i| logits[*i] >= bar);
+            }
+            let total: f64 = order.iter().map(|i| f64::from(masses[*i])).sum();
+            let p = f64::from(p as f32);
+            let mut before = 0.0;
+            order.retain(|i| {
+                let inside = before < p * total;
+                before += f64::from(masses[*i]);
+                inside
+            });
+            if sampling.min_p.is_some() {
+                order.retain(|i| f64::from(masses[*i]) >= f64::from(0.1f32));
+            }
+            let whole: f64 = order.iter().map(|i| f64::from(masses[*i])).sum();
+            for u in [0.0, 0.3, 0.7, 0.999] {
+                let mut left = u * whole;
+                let wanted = order.iter().find(|i| {
+                    left -= f64::from(masses[**i]);
+                    left < 0.0
+                });
+                let drawn = draw_truncated(&logits, &masses, &sampling, u);
+                assert_eq!(Some(&drawn), wanted, "case {case}, u {u}");
+            }
+        }
     }
 
     #[test]

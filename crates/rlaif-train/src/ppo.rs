@@ -610,10 +610,11 @@ fn gather<T: Rollouts>(
         let base = model.reference(&batch).map_err(TrainError::Model)?;
         for (r, e) in part.iter().enumerate() {
             let row = batch.row(r).start + e.prompt..batch.row(r).end;
-            found.push((
-                now.logprobs[row.clone()].to_vec(),
-                now.values[row.start - 1..row.end - 1].to_vec(),
-            ));
+            let values = match config.num_generations {
+                1 => now.values[row.start - 1..row.end - 1].to_vec(),
+                _ => Vec::new(),
+            };
+            found.push((now.logprobs[row.clone()].to_vec(), values));
             reference.push(base.logprobs[row].to_vec());
         }
     }
@@ -630,9 +631,7 @@ fn gather<T: Rollouts>(
         m.reward += r.iter().sum::<f32>() / n;
         rewards.push(r);
         e.logprobs = logprobs;
-        if config.num_generations == 1 {
-            e.values = values;
-        }
+        e.values = values;
     }
     if config.whiten_rewards {
         whiten(&mut rewards, false);

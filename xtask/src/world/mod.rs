@@ -123,12 +123,13 @@ pub fn run(args: &[&str]) -> Result<(), String> {
                 work: work.join(lesson.name),
                 out: work.join(format!("{}-done", lesson.name)),
             };
-            if samples.is_empty() && lesson.sampled > 0.0 {
-                samples = Samples::of(world, &out.join("assistant"))?;
+            if !plan.is_finished() {
+                if samples.is_empty() && lesson.sampled > 0.0 {
+                    samples = Samples::of(world, &out.join("assistant"))?;
+                }
+                let rows = CriticRows::new(world, read("critic")?, lesson, &samples)?;
+                pretrain(&plan, &rows)?;
             }
-            let rows = CriticRows::new(world, read("critic")?, lesson, &samples)?;
-            // Where it was finished before, this only writes it again.
-            pretrain(&plan, &rows)?;
             before = from.replace(plan.out);
         }
         if let (Some(before), Some(after)) = (before, from) {

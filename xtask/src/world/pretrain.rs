@@ -31,6 +31,13 @@ pub struct Plan {
 const AT_ONCE: usize = 4_096;
 
 impl Plan {
+    /// Whether the model was made before, to the last step.
+    pub fn is_finished(&self) -> bool {
+        let last = format!("{0}/{0}", self.steps);
+        fs::read_to_string(self.work.join("step")).is_ok_and(|said| said.trim() == last)
+            && self.out.join("model.safetensors").is_file()
+    }
+
     fn rate(&self, step: u64) -> f32 {
         let warmup = (self.steps / 30).max(1) as f32;
         let (s, n) = (step as f32, self.steps as f32);

@@ -300,6 +300,19 @@ impl Recipe {
         if let Some(c) = &self.online {
             self.check_online(c, reader);
         }
+        if self
+            .evaluate
+            .as_ref()
+            .is_some_and(|c| c.judge_limit == Some(0))
+        {
+            let message = "`evaluate.judge_limit` must be at least 1";
+            let help = "leave `[judge]` out where the policies are not to be compared";
+            reader.fault(
+                &["evaluate", "judge_limit"],
+                message.into(),
+                Some(help.into()),
+            );
+        }
         if let Some(p) = self.ppo.as_ref().map(|c| &c.algorithm) {
             for (key, holds, wanted) in [
                 ("learning_rate", p.learning_rate > 0.0, "above 0"),

@@ -40,6 +40,9 @@ pub struct EvaluateConfig {
     /// Further prompts to evaluate on; those of the run's training and validation splits are left
     /// out. Absent: the run's own test split.
     pub prompts: Option<PathBuf>,
+    /// The critic compares the policies on at most so many of them, the first ones: each comparison is
+    /// as many calls as a label. Whatever else is measured is measured on all.
+    pub judge_limit: Option<usize>,
     /// How the policies sample.
     pub sampling: Sampling,
 }
@@ -49,6 +52,7 @@ impl Default for EvaluateConfig {
         EvaluateConfig {
             limit: Some(500),
             prompts: None,
+            judge_limit: None,
             sampling: Sampling {
                 max_new_tokens: 256,
                 ..Sampling::default()
@@ -177,7 +181,8 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
         inputs.insert(file.clone(), sha256_file(&cx.file(&file))?);
         written.push(read_records(&cx.file(&file))?);
     }
-    let judgments = compare(cx, &players, &written, run_seed).await?;
+    let most = config.judge_limit.unwrap_or(usize::MAX);
+    let judgments = compare(cx, &players, &written, most, run_seed).await?;
     cx.local.close();
     if judgments.is_some() {
         inputs.insert(JUDGMENTS.into(), sha256_file(&cx.file(JUDGMENTS))?);
@@ -222,7 +227,7 @@ pub async fn run(cx: &mut Context<'_>, config: &EvaluateConfig) -> Result<StageR
     let evaluation = Evaluation {
         prompts: prompts.len(),
         policies: figures(&players, &measured),
-        comparisons: comparisons(cx, &players, &measured, judgments.as_deref()),
+        comparisons: comparisons(cx, &players, &measured, judgments.as_deref(), most),
         bias: bias(&labeled, &players, &measured, reward.as_ref()),
         iterations: iterations(cx)?,
         raters: raters(cx, &labeled, run_seed),
@@ -299,12 +304,13 @@ fn known_labels(cx: &Context<'_>, labeled: &[Judgment]) -> Vec<Label> {
         .collect()
 }
 
-/// The critic's comparisons; `None` where the recipe has no judge. Both orders, whatever the
+/// The critic's comparisons on the first `most` prompts; `None` where the recipe has no judge. Both orders, whatever the
 /// recipe's labels used: a position bias must not decide who is better.
 async fn compare(
     cx: &mut Context<'_>,
     players: &[Player<'_>],
     written: &[Vec<Candidate>],
+    most: usize,
     run_seed: u64,
 ) -> Result<Option<Vec<Judgment>>, Error> {
     let Some(config) = &cx.recipe.judge else {
@@ -325,7 +331,7 @@ async fn compare(
         inputs.insert(file.clone(), sha256_file(&cx.file(&file))?);
     }
     for (i, j) in matches(players) {
-        for (a, b) in written[i].iter().zip(&written[j]) {
+        for (a, b) in written[i].iter().zip(&written[j]).take(most) {
             if a.outcome != Outcome::Decided || b.outcome != Outcome::Decided {
                 continue;
             }
@@ -487,6 +493,7 @@ fn comparisons(
     players: &[Player<'_>],
     measured: &[Vec<Measured>],
     judgments: Option<&[Judgment]>,
+    most: usize,
 ) -> Vec<Compared> {
     let mut all = Vec::new();
     let mut add = |i: usize, j: usize, by: &str, results: &[Comparison], failed| {
@@ -515,7 +522,8 @@ fn comparisons(
                     },
                 )
                 .collect();
-            add(i, j, "critic", &results, measured[i].len() - results.len());
+            let asked = measured[i].len().min(most);
+            add(i, j, "critic", &results, asked - results.len());
         }
         for evaluator in cx.evaluators {
             let Some(number) = evaluator.compares_by() else {

@@ -126,7 +126,12 @@ pub fn ppo(
     };
     let tokens = config.algorithm.max_tokens;
     Need::of_ppo(&shape, rewards.as_ref(), config.lora, tokens).check("ppo")?;
-    let desk = Desk::open(at.base, Head::LanguageAndValue, at.seed)?;
+    let head = match config.algorithm.num_generations {
+        1 => Head::LanguageAndValue,
+        // A prompt's other completions are the baseline.
+        _ => Head::Language,
+    };
+    let desk = Desk::open(at.base, head, at.seed)?;
     let mut prompts = Vec::new();
     let mut conversations: Vec<Vec<Message>> = Vec::new();
     let mut row_ids = Vec::new();
