@@ -173,7 +173,7 @@ mod tests {
                 ..Sampling::default()
             };
             let mut masses = Vec::new();
-            log_sum_exp(&logits, &mut masses);
+            assert!(log_sum_exp(&logits, &mut masses).is_finite());
             let mut order: Vec<usize> = (0..n).collect();
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
             if sampling.top_k.is_some() {

@@ -71,7 +71,7 @@ impl Default for Quickstart {
             algorithm: Algorithm::Ppo,
             models: None,
             prompts: 1_100,
-            episodes: 2_560,
+            episodes: 3_072,
             kl_coef: 0.08,
             kl_budget: 20.0,
             critic_position_logit: 0.0,
