@@ -154,6 +154,14 @@ impl Default for PpoConfig {
     }
 }
 
+impl PpoConfig {
+    /// Whether a value head gives the baseline, and not a prompt's other completions.
+    #[must_use]
+    pub fn learns_values(&self) -> bool {
+        self.num_generations == 1
+    }
+}
+
 /// What PPO keeps of a completion's tokens; all lists are as long as the completion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Experience {
@@ -610,9 +618,9 @@ fn gather<T: Rollouts>(
         let base = model.reference(&batch).map_err(TrainError::Model)?;
         for (r, e) in part.iter().enumerate() {
             let row = batch.row(r).start + e.prompt..batch.row(r).end;
-            let values = match config.num_generations {
-                1 => now.values[row.start - 1..row.end - 1].to_vec(),
-                _ => Vec::new(),
+            let values = match config.learns_values() {
+                true => now.values[row.start - 1..row.end - 1].to_vec(),
+                false => Vec::new(),
             };
             found.push((now.logprobs[row.clone()].to_vec(), values));
             reference.push(base.logprobs[row].to_vec());
@@ -637,7 +645,7 @@ fn gather<T: Rollouts>(
         whiten(&mut rewards, false);
     }
     let mut advantages = Vec::new();
-    if config.num_generations > 1 {
+    if !config.learns_values() {
         advantages = leave_one_out(&rewards, &groups);
         let whole = rewards.iter().map(|r| r.iter().sum()).collect();
         let rest = advantages.iter().filter_map(|a| a.first().copied());

@@ -123,7 +123,7 @@ pub fn run(args: &[&str]) -> Result<(), String> {
                 work: work.join(lesson.name),
                 out: work.join(format!("{}-done", lesson.name)),
             };
-            if !plan.is_finished() {
+            if !plan.is_finished()? {
                 if samples.is_empty() && lesson.sampled > 0.0 {
                     samples = Samples::of(world, &out.join("assistant"))?;
                 }

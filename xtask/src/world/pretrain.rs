@@ -31,11 +31,27 @@ pub struct Plan {
 const AT_ONCE: usize = 4_096;
 
 impl Plan {
+    /// The step of the last checkpoint of as many steps, and its folder; none where there is none.
+    fn reached(&self) -> Result<Option<(u64, PathBuf)>, String> {
+        let mark = self.work.join("step");
+        let Ok(said) = fs::read_to_string(&mark) else {
+            return Ok(None);
+        };
+        let (at, of) = said.trim().split_once('/').unwrap_or(("", ""));
+        let folder = self.work.join(format!("at-{at}"));
+        if of != self.steps.to_string() || !folder.is_dir() {
+            return Ok(None);
+        }
+        let step = at
+            .parse()
+            .map_err(|e| format!("`{}`: {e}", mark.display()))?;
+        Ok(Some((step, folder)))
+    }
+
     /// Whether the model was made before, to the last step.
-    pub fn is_finished(&self) -> bool {
-        let last = format!("{0}/{0}", self.steps);
-        fs::read_to_string(self.work.join("step")).is_ok_and(|said| said.trim() == last)
-            && self.out.join("model.safetensors").is_file()
+    pub fn is_finished(&self) -> Result<bool, String> {
+        let ended = self.reached()?.is_some_and(|(step, _)| step == self.steps);
+        Ok(ended && self.out.join("model.safetensors").is_file())
     }
 
     fn rate(&self, step: u64) -> f32 {
@@ -91,16 +107,10 @@ pub fn pretrain(plan: &Plan, rows: &dyn Rows) -> Result<(), String> {
     let mark = plan.work.join("step");
     let steps = plan.steps;
     let mut step = 0;
-    if let Ok(said) = fs::read_to_string(&mark) {
-        let (at, of) = said.trim().split_once('/').unwrap_or(("", ""));
-        let folder = plan.work.join(format!("at-{at}"));
-        if of == steps.to_string() && folder.is_dir() {
-            tuner.restore(&folder).map_err(text)?;
-            step = at
-                .parse()
-                .map_err(|e| format!("`{}`: {e}", mark.display()))?;
-            println!("{}: goes on from step {step}", plan.name);
-        }
+    if let Some((at, folder)) = plan.reached()? {
+        tuner.restore(&folder).map_err(text)?;
+        step = at;
+        println!("{}: goes on from step {step}", plan.name);
     }
     let begun = Instant::now();
     let first = step;

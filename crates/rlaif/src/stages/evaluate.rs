@@ -304,8 +304,8 @@ fn known_labels(cx: &Context<'_>, labeled: &[Judgment]) -> Vec<Label> {
         .collect()
 }
 
-/// The critic's comparisons on the first `most` prompts; `None` where the recipe has no judge. Both orders, whatever the
-/// recipe's labels used: a position bias must not decide who is better.
+/// The critic's comparisons on the first `most` prompts; `None` where the recipe has no judge. Both
+/// orders, whatever the recipe's labels used: a position bias must not decide who is better.
 async fn compare(
     cx: &mut Context<'_>,
     players: &[Player<'_>],

@@ -126,10 +126,9 @@ pub fn ppo(
     };
     let tokens = config.algorithm.max_tokens;
     Need::of_ppo(&shape, rewards.as_ref(), config.lora, tokens).check("ppo")?;
-    let head = match config.algorithm.num_generations {
-        1 => Head::LanguageAndValue,
-        // A prompt's other completions are the baseline.
-        _ => Head::Language,
+    let head = match config.algorithm.learns_values() {
+        true => Head::LanguageAndValue,
+        false => Head::Language,
     };
     let desk = Desk::open(at.base, head, at.seed)?;
     let mut prompts = Vec::new();
